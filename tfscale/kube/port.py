@@ -1,0 +1,150 @@
+"""The Kubernetes port: the few verbs tfscale needs, over plain JSON objects.
+
+Two implementations pass the same contract (:class:`tfscale.testing.KubeContract`): :class:`tfscale.kube.client.KubeClient`
+on the official client, and :class:`tfscale.testing.FakeKube` in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+__all__ = [
+    "DAEMON_SETS",
+    "EVENTS",
+    "GPU_POOLS",
+    "LAUNCH_BATCHES",
+    "NODES",
+    "NODE_REQUESTS",
+    "PODS",
+    "Json",
+    "Kind",
+    "Kube",
+    "Listing",
+    "WatchEvent",
+]
+
+Json = dict[str, Any]
+"""One Kubernetes object as JSON. Implementations return copies; a caller may change what it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A resource of the API: where it is served and what its objects are called."""
+
+    group: str
+    """Empty for the core group."""
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool
+
+    @property
+    def api_version(self) -> str:
+        """What its objects carry in ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+PODS = Kind("", "v1", "pods", "Pod", namespaced=True)
+NODES = Kind("", "v1", "nodes", "Node", namespaced=False)
+EVENTS = Kind("", "v1", "events", "Event", namespaced=True)
+DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
+GPU_POOLS = Kind("tfscale.io", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
+NODE_REQUESTS = Kind("tfscale.io", "v1alpha1", "noderequests", "NodeRequest", namespaced=False)
+LAUNCH_BATCHES = Kind("tfscale.io", "v1alpha1", "launchbatches", "LaunchBatch", namespaced=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A consistent list and the resource version to watch from. The version is opaque: compare it only for equality."""
+
+    items: list[Json]
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change. A BOOKMARK carries only a resource version."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
+    object: Json
+
+
+class Kube(Protocol):
+    """The verbs. All raise :class:`~tfscale.errors.ClusterError` of the fitting type.
+
+    ``namespace`` is None for cluster-scoped kinds, and for a list or watch over all namespaces.
+    """
+
+    def list(
+        self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
+    ) -> Listing:
+        """Return all objects that match, from one moment. Reads every page."""
+        ...
+
+    def watch(
+        self,
+        kind: Kind,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_s: int = 300,
+    ) -> Iterator[WatchEvent]:
+        """Yield what changed after ``resource_version`` and end after ``timeout_s``. Raises ``GoneError`` when it is too old.
+
+        An object that stops matching the selectors is reported as DELETED, one that begins to match as ADDED.
+        """
+        ...
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Json:
+        """Return one object, or raise ``NotFoundError``."""
+        ...
+
+    def create(self, kind: Kind, obj: Json, *, namespace: str | None = None) -> Json:
+        """Create and return the object; ``metadata.generateName`` is honoured; status is not taken where it is a subresource.
+
+        Raises ``AlreadyExistsError`` or ``RefusedObjectError``.
+        """
+        ...
+
+    def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
+        """Apply a JSON merge patch (RFC 7386) to everything but the status and return the object.
+
+        With ``metadata.resourceVersion`` or ``metadata.uid`` in the patch, a different one raises ``ConflictError``.
+        """
+        ...
+
+    def patch_status(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
+        """Apply a JSON merge patch to the status subresource alone; of the rest only metadata preconditions are read."""
+        ...
+
+    def delete(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_period_s: int | None = None,
+    ) -> None:
+        """Delete, or set ``deletionTimestamp`` where finalizers remain.
+
+        Raises ``NotFoundError``, or ``ConflictError`` when a precondition (``uid``, ``resource_version``) does not hold.
+        """
+        ...
+
+    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+        """Evict a pod through its eviction subresource; a PodDisruptionBudget that forbids it raises ``TooManyRequestsError``."""
+        ...
+
+    def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:
+        """Write node and annotations into a pending pod in one atomic request.
+
+        Raises ``ConflictError`` when the pod has another uid or is bound already. Tried on 1.35: the API server merges the
+        annotations of a Binding object into the pod and honours its uid as a precondition.
+        """
+        ...

@@ -1,0 +1,83 @@
+"""The life of one requested node as a table: state by event.
+
+::
+
+    REQUESTED --launched--> LAUNCHED --registered--> REGISTERED --ready--> READY --idle--> TERMINATING --gone--> GONE
+
+Every state reaches GONE. A node that becomes not Ready later keeps its state: its readiness is a fact of the node, read
+at every tick, and must not restart the clock of its registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+__all__ = ["TRANSITIONS", "Event", "State", "after"]
+
+
+class State(StrEnum):
+    """Where a node request stands."""
+
+    REQUESTED = "Requested"
+    """Recorded; its machine is not known yet."""
+    LAUNCHED = "Launched"
+    """The cloud gave a machine; no node yet."""
+    REGISTERED = "Registered"
+    """The node exists but is not Ready or shows no GPU yet."""
+    READY = "Ready"
+    """The node took or takes pods."""
+    TERMINATING = "Terminating"
+    """The machine is being given back; asked again until it is gone."""
+    GONE = "Gone"
+    """Nothing is left; the record can be deleted."""
+
+
+class Event(StrEnum):
+    """What was observed or decided about a node request."""
+
+    LAUNCHED = "launched"
+    REGISTERED = "registered"
+    READY = "ready"
+    TIMED_OUT = "timed out"
+    IDLE = "idle"
+    CANCELLED = "cancelled"
+    MACHINE_GONE = "machine gone"
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.REQUESTED: {
+        Event.LAUNCHED: State.LAUNCHED,
+        # Only while no call was recorded: after a call the outcome has to be known first.
+        Event.CANCELLED: State.GONE,
+    },
+    State.LAUNCHED: {
+        Event.REGISTERED: State.REGISTERED,
+        Event.READY: State.READY,
+        Event.TIMED_OUT: State.TERMINATING,
+        # Interrupted, or terminated by hand, before it joined.
+        Event.MACHINE_GONE: State.GONE,
+    },
+    State.REGISTERED: {
+        Event.READY: State.READY,
+        Event.TIMED_OUT: State.TERMINATING,
+        Event.MACHINE_GONE: State.GONE,
+    },
+    State.READY: {
+        Event.IDLE: State.TERMINATING,
+        Event.MACHINE_GONE: State.GONE,
+    },
+    State.TERMINATING: {Event.MACHINE_GONE: State.GONE},
+    State.GONE: {},
+}
+
+
+def after(state: State, event: Event) -> State:
+    """Return the state that follows; an event that means nothing in this state changes nothing.
+
+    >>> after(State.LAUNCHED, Event.READY)
+    <State.READY: 'Ready'>
+    >>> after(State.TERMINATING, Event.READY)
+    <State.TERMINATING: 'Terminating'>
+    """
+    return TRANSITIONS[state].get(event, state)

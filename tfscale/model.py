@@ -1,0 +1,296 @@
+"""The facts tfscale decides on: cards, requests, nodes, offers, machines and the records of what was bought.
+
+All values are immutable. Units are in the names: VRAM in MiB, CPU in millicores, compute in thousandths of one card
+(``_milli``) or in thousandths of one FP16 dense TFLOPs (``_mtflops``), money in micro-USD per hour, time in whole
+seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfscale.errors import Problem
+from tfscale.lifecycle import State
+from tfscale.selectors import Requirement, Taint, Toleration
+
+__all__ = [
+    "CARD_MILLI",
+    "BoundPod",
+    "Cluster",
+    "Demand",
+    "Gpu",
+    "GpuSlice",
+    "LaunchBatch",
+    "Limits",
+    "Machine",
+    "Node",
+    "NodeRequest",
+    "Offer",
+    "OfferFilter",
+    "Pool",
+    "Request",
+    "SetAside",
+]
+
+CARD_MILLI = 1_000
+"""The compute of one whole card, in thousandths."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One card of a node."""
+
+    id: str
+    """The card's UUID where an agent reported it, else its index on the node: ``"0"``."""
+    model: str
+    """Canonical name in the GPU table, for example ``A10G``."""
+    vram_mib: int
+    mtflops: int
+    """What the card computes: FP16 dense, thousandths of a TFLOPs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class GpuSlice:
+    """The part of one card that one pod holds."""
+
+    gpu_id: str
+    vram_mib: int
+    compute_milli: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What one pod asks for. GPU amounts are per card; a pod with ``gpu_count`` 0 asks for CPU and memory alone.
+
+    Compute is given as ``compute_mtflops`` (resolved per card model) or as ``compute_milli`` (a share of whatever card it
+    lands on); the other one is None. ``whole`` asks for all of each card.
+    """
+
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    gpu_count: int = 0
+    vram_mib: int = 0
+    compute_mtflops: int | None = None
+    compute_milli: int | None = None
+    whole: bool = False
+    gpu_models: tuple[str, ...] = ()
+    """Card models that are accepted, sorted; empty accepts every model."""
+
+    def slice_of(self, gpu: Gpu) -> GpuSlice | None:
+        """Return what this request takes of an empty card, or None where even the empty card is too small or of a wrong model.
+
+        Compute is rounded up, so that a small share is never nothing.
+
+        >>> t4 = Gpu(id="0", model="T4", vram_mib=16_384, mtflops=65_000)
+        >>> Request(gpu_count=1, vram_mib=1_024, compute_mtflops=1_000).slice_of(t4)
+        GpuSlice(gpu_id='0', vram_mib=1024, compute_milli=16)
+        """
+        if self.gpu_models and gpu.model not in self.gpu_models:
+            return None
+        if self.whole:
+            return GpuSlice(gpu_id=gpu.id, vram_mib=gpu.vram_mib, compute_milli=CARD_MILLI)
+        milli = self.compute_milli
+        if milli is None:
+            milli = -(-(self.compute_mtflops or 0) * CARD_MILLI // max(gpu.mtflops, 1))
+        if milli > CARD_MILLI or self.vram_mib > gpu.vram_mib:
+            return None
+        return GpuSlice(gpu_id=gpu.id, vram_mib=self.vram_mib, compute_milli=milli)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """A pod that waits for a place."""
+
+    id: str
+    """``namespace/name``."""
+    uid: str
+    pool: str
+    request: Request
+    priority: int = 0
+    created_s: int = 0
+    terms: tuple[tuple[Requirement, ...], ...] = ()
+    """Node labels that are accepted: any term, all of its requirements. Empty accepts every node."""
+    tolerations: tuple[Toleration, ...] = ()
+    blocked: str = ""
+    """Why tfscale must not place this pod although it understands its request: a constraint that it cannot honour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundPod:
+    """A pod that holds resources of a node, ours or anybody's."""
+
+    id: str
+    uid: str
+    request: Request
+    slices: tuple[GpuSlice, ...] = ()
+    daemon: bool = False
+    """Owned by a DaemonSet or by the node itself: it does not keep a node from being idle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node with what it can hold and what it holds. The packer also takes nodes that are only imagined."""
+
+    name: str
+    pool: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    cpu_milli: int
+    """Allocatable millicores, before any pod."""
+    memory_mib: int
+    pods_max: int = 110
+    pods: tuple[BoundPod, ...] = ()
+    ready: bool = True
+    fenced: str = ""
+    """Why no pod may be placed here although the node counts as capacity: cordoned, or records that contradict it."""
+    machine_id: str = ""
+    """The machine behind it, from ``spec.providerID``; empty for a node that nobody launched."""
+    idle_since_s: int | None = None
+    created_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One thing a mode can launch: an instance type in a zone under a capacity type."""
+
+    instance_type: str
+    zone: str
+    capacity_type: str
+    gpu_model: str = ""
+    gpu_count: int = 0
+    vram_mib: int = 0
+    """Of one card."""
+    mtflops: int = 0
+    """Of one card."""
+    cpu_milli: int
+    memory_mib: int
+    pods_max: int = 110
+    price_micro_usd: int | None
+    """Per hour. None is unknown, which is never free: such an offer is the last choice."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the node will carry beside the well-known labels that follow from the fields above."""
+    taints: tuple[Taint, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The name under which an offer is set aside and explained: ``g6.xlarge/us-east-1a/on-demand``."""
+        return f"{self.instance_type}/{self.zone}/{self.capacity_type}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a mode launched and still sees."""
+
+    id: str
+    batch: str
+    """The launch batch it was tagged with."""
+    pool: str
+    offer: str
+    """Id of the offer that was really taken."""
+    provider_id: str
+    """As the node will carry it in ``spec.providerID``."""
+    stopping: bool = False
+    launched_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRequest:
+    """The durable record of one node wanted. Written before any cloud is called."""
+
+    name: str
+    pool: str
+    state: State = State.REQUESTED
+    attempt: int = 1
+    batch: str = ""
+    """The launch batch that carries it; empty while no call was recorded, then the request may be planned anew."""
+    nominated: tuple[str, ...] = ()
+    """Sorted uids of the pods it was bought for; their room on it is theirs while they wait."""
+    machine_id: str = ""
+    offer: str = ""
+    node: str = ""
+    created_s: int = 0
+    changed_s: int = 0
+    """When the state was entered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchBatch:
+    """The durable record of one cloud call: written before the call, replayed word for word, never recomputed."""
+
+    name: str
+    pool: str
+    requests: tuple[str, ...]
+    """Sorted names of its node requests; one machine is ordered for each."""
+    parameters: Mapping[str, Any]
+    """The exact parameters, JSON values only, made by the mode's ``prepare``; they include the token."""
+    settled: bool = False
+    """True once the outcome is known; then it is never sent again."""
+    created_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """An offer without capacity, left out until a time."""
+
+    offer: str
+    until_s: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferFilter:
+    """Which offers a pool wants; an empty list wants all."""
+
+    instance_types: tuple[str, ...] = ()
+    gpu_models: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    capacity_types: tuple[str, ...] = ("on-demand",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a pool may hold, in-flight nodes included; None is no limit."""
+
+    nodes: int | None = None
+    gpus: int | None = None
+    micro_usd: int | None = None
+    """Per hour. Nodes of unknown price cannot be bought under this limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A group of nodes under one mode and one set of rules (a ``GPUPool`` object)."""
+
+    name: str
+    mode: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The mode's own settings, checked by the mode."""
+    wanted: OfferFilter = OfferFilter()
+    limits: Limits = Limits()
+    idle_after_s: int = 300
+    register_within_s: int = 900
+    """A machine whose node is not Ready by then is given back. Karpenter's registration timeout is 15 min too."""
+    set_aside_s: int = 180
+    """How long an offer without capacity is left out. Karpenter remembers it for 3 min too."""
+    set_aside: tuple[SetAside, ...] = ()
+    default: bool = False
+    """Takes the pods that name no pool."""
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Everything that was observed at one moment."""
+
+    now_s: int
+    pools: tuple[Pool, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    demands: tuple[Demand, ...] = ()
+    requests: tuple[NodeRequest, ...] = ()
+    batches: tuple[LaunchBatch, ...] = ()
+    machines: Mapping[str, Sequence[Machine]] = field(default_factory=dict)
+    """By pool. A pool whose mode could not be asked is absent: nothing is concluded from missing machines then."""
+    problems: tuple[Problem, ...] = ()

@@ -1,0 +1,1 @@
+"""Scaling modes: one file each, found by entry points of the group ``tfscale.modes``."""

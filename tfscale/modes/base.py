@@ -1,0 +1,116 @@
+"""What a scaling mode is: how nodes are bought and given back. Planning is not part of it; offers and machines are data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from tfscale.errors import Problem
+from tfscale.gpus import GpuTable
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
+
+if TYPE_CHECKING:
+    import boto3
+
+    from tfscale.kube.port import Kube
+
+__all__ = ["LaunchResult", "ModeContext", "Refusal", "ScalingMode", "results_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeContext:
+    """What a mode is opened with."""
+
+    pool: Pool
+    gpus: GpuTable
+    kube: Kube
+    cluster: str
+    """Name of the cluster, written on every machine: two clusters in one account must not see each other's."""
+    aws: boto3.Session | None = None
+    """The session to use instead of boto3's default chain of credentials."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why one offer gave no machine."""
+
+    offer: str
+    code: str
+    """The cloud's own code, for example ``InsufficientInstanceCapacity``."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchResult:
+    """What became of one node request of a batch."""
+
+    request: str
+    machine: Machine | None
+    refusals: tuple[Refusal, ...] = ()
+    """Offers that were tried in this call and had no capacity, also where another offer then gave the machine."""
+
+
+class ScalingMode(Protocol):
+    """One way to get nodes. A mode is one file and one entry-point line (group ``tfscale.modes``).
+
+    Every method may raise :class:`~tfscale.errors.ModeError`; none retries for longer than a minute.
+    """
+
+    name: ClassVar[str]
+    reclaims_idle: ClassVar[bool]
+    """True: somebody else (Karpenter) removes idle nodes, so no termination is planned for being idle."""
+
+    @classmethod
+    def open(cls, context: ModeContext) -> Self:
+        """Return the mode for one pool. Raises ``BadInputError`` for options that it does not understand. Calls nobody."""
+        ...
+
+    def check(self) -> Sequence[Problem]:
+        """Return what would keep this mode from working. No side effect."""
+        ...
+
+    def offers(self) -> Sequence[Offer]:
+        """Return what can be launched for the pool, already filtered by ``pool.wanted``."""
+        ...
+
+    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Mapping[str, Any]:
+        """Return the exact parameters (JSON values) of the call that ``launch`` is to make, its token included.
+
+        One machine for each request, any of ``offers`` (all of one capacity type, best first). No machine is made here.
+        The loop writes the result into the batch called ``name`` before it calls ``launch``.
+        """
+        ...
+
+    def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        """Make the recorded call and return one result per request, in the batch's order.
+
+        Replayed with the same batch it launches nothing twice and reports the same machines. Fewer machines than requests
+        is a normal answer. Raises ``LaunchRefusedError`` where the cloud refused the call as a whole and nothing was
+        launched, ``ModeError`` where the outcome is unknown.
+        """
+        ...
+
+    def observe(self) -> Sequence[Machine]:
+        """Return everything this pool's mode launched that still exists, stopping machines included. Eventually consistent."""
+        ...
+
+    def terminate(self, machine_ids: Sequence[str]) -> None:
+        """Begin to give machines back. Called again until ``observe`` shows them no more; one already gone is success.
+
+        A machine that this pool did not launch is never touched.
+        """
+        ...
+
+
+def results_of(batch: LaunchBatch, machines: Sequence[Machine], refusals: Sequence[Refusal] = ()) -> tuple[LaunchResult, ...]:
+    """Match the machines of one batch to its requests: sorted ids to sorted names, the rest got none.
+
+    The match depends on nothing else, so that a replay after a crash gives every request the same machine. Machines beyond
+    the number ordered are not matched.
+    """
+    ids = sorted(machines, key=lambda machine: machine.id)
+    given = dict(zip(sorted(batch.requests), ids, strict=False))
+    return tuple(
+        LaunchResult(request=name, machine=given.get(name), refusals=tuple(refusals)) for name in batch.requests
+    )
