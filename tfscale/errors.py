@@ -61,7 +61,7 @@ class Problem:
         return f"{self.where}: {self.field} is {_shown(self.value)}; want {self.want}"
 
 
-def _shown(value: str, most: int = 80) -> str:
+def _shown(value: str, most: int = 200) -> str:
     """Quote a value so that it stays on one line and does not flood the terminal."""
     return repr(value) if len(value) <= most else f"{value[:most]!r}... ({len(value)} characters)"
 
@@ -71,11 +71,15 @@ class TfscaleError(Exception):
 
 
 class BadInputError(TfscaleError):
-    """An object, a file or a flag is wrong. Retrying does not help; the other objects go on."""
+    """An object, a file or a flag is wrong. Retrying does not help; the other objects go on.
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
+    ``problems`` are all that is wrong with it, ``problem`` is the first of them.
+    """
+
+    def __init__(self, problem: Problem, *others: Problem) -> None:
         self.problem = problem
+        self.problems = (problem, *others)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class ModeError(TfscaleError):

@@ -40,6 +40,8 @@ class Event(StrEnum):
     REGISTERED = "registered"
     READY = "ready"
     TIMED_OUT = "timed out"
+    STOPPED = "stopped"
+    """Interrupted or stopped by somebody else; terminating it as well is safe."""
     IDLE = "idle"
     CANCELLED = "cancelled"
     MACHINE_GONE = "machine gone"
@@ -55,16 +57,19 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.REGISTERED: State.REGISTERED,
         Event.READY: State.READY,
         Event.TIMED_OUT: State.TERMINATING,
+        Event.STOPPED: State.TERMINATING,
         # Interrupted, or terminated by hand, before it joined.
         Event.MACHINE_GONE: State.GONE,
     },
     State.REGISTERED: {
         Event.READY: State.READY,
         Event.TIMED_OUT: State.TERMINATING,
+        Event.STOPPED: State.TERMINATING,
         Event.MACHINE_GONE: State.GONE,
     },
     State.READY: {
         Event.IDLE: State.TERMINATING,
+        Event.STOPPED: State.TERMINATING,
         Event.MACHINE_GONE: State.GONE,
     },
     State.TERMINATING: {Event.MACHINE_GONE: State.GONE},

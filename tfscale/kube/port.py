@@ -77,9 +77,7 @@ class Kube(Protocol):
     ``namespace`` is None for cluster-scoped kinds, and for a list or watch over all namespaces.
     """
 
-    def list(
-        self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
-    ) -> Listing:
+    def list(self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", field_selector: str = "") -> Listing:
         """Return all objects that match, from one moment. Reads every page."""
         ...
 

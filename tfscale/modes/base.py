@@ -111,6 +111,4 @@ def results_of(batch: LaunchBatch, machines: Sequence[Machine], refusals: Sequen
     """
     ids = sorted(machines, key=lambda machine: machine.id)
     given = dict(zip(sorted(batch.requests), ids, strict=False))
-    return tuple(
-        LaunchResult(request=name, machine=given.get(name), refusals=tuple(refusals)) for name in batch.requests
-    )
+    return tuple(LaunchResult(request=name, machine=given.get(name), refusals=tuple(refusals)) for name in batch.requests)

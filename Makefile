@@ -1,0 +1,36 @@
+# The promises: `make demo`, `make test` and `make check` need nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What was tested together; an installed set is kept until one of these files changes.
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test check format bench-openb clean
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(INSTALLED) ## Run the main job on a simulated cloud and cluster.
+	$(BIN)/python -m tfscale reconcile --local examples/first.yaml --until-idle
+
+test: $(INSTALLED) ## Run the whole default test suite.
+	$(BIN)/python -m pytest -n 2
+
+check: $(INSTALLED) ## Lint, format, types, import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Apply the formatter and the safe fixes.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what the other targets made.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tfscale needs Python 3.11 or newer, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,72 @@
+"""The openb trace as a scenario."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfscale.gpus import GpuTable
+from tfscale.kube.convert import read_cluster
+from tfscale.kube.port import GPU_POOLS, PODS
+from tfscale.model import Cluster
+from tfscale.scenario import Scenario, read_scenario
+
+BENCH = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "openb_scenario.py"))
+needs_trace = pytest.mark.skipif(not BENCH["DATA"].is_dir(), reason="the openb trace is not beside the repository")
+
+
+def convert(tmp_path: Path, *options: str) -> Scenario:
+    """Return the scenario that the script writes."""
+    out = tmp_path / "openb.yaml"
+    assert BENCH["main"]([*options, "-o", str(out)]) == 0
+    return read_scenario(out.read_text(encoding="utf-8"), name=out.name)
+
+
+def observed(scenario: Scenario) -> Cluster:
+    """Return the cluster as the first tick sees it."""
+
+    def of(kind: object) -> list[dict[str, Any]]:
+        found = [obj for one, obj in scenario.objects if one == kind]
+        return [obj | {"metadata": obj["metadata"] | {"uid": obj["metadata"]["name"]}} for obj in found]
+
+    gpus = GpuTable(scenario.gpu_models)
+    return read_cluster(pods=of(PODS), nodes=[], pools=of(GPU_POOLS), requests=[], batches=[], machines={}, now_s=0, gpus=gpus)
+
+
+@needs_trace
+def test_the_first_pods_become_demands_without_a_problem(tmp_path: Path) -> None:
+    """500 pods by default: 39 without a GPU, 5 with several, and shares of one."""
+    cluster = observed(convert(tmp_path))
+
+    assert () == cluster.problems
+    assert Counter({0: 39, 1: 456, 2: 1, 8: 4}) == Counter(demand.request.gpu_count for demand in cluster.demands)
+
+
+@needs_trace
+def test_a_share_of_a_gpu_is_that_share_of_compute_and_of_the_smallest_card(tmp_path: Path) -> None:
+    """The trace's second pod asks for 460 thousandths: of 16 GiB where it names no model."""
+    request = observed(convert(tmp_path, "-n", "2")).demands[1].request
+
+    assert (6000, 12288, 460, 7537) == (request.cpu_milli, request.memory_mib, request.compute_milli, request.vram_mib)
+
+
+@needs_trace
+def test_the_cloud_has_the_nodes_of_the_trace(tmp_path: Path) -> None:
+    """1,523 nodes of 27 shapes, none without a price."""
+    cloud = convert(tmp_path, "-n", "1").cloud
+    assert cloud is not None
+
+    assert (27, 1523) == (len(cloud.instance_types), sum(row.machines for row in cloud.capacity))
+    assert all(one.price_micro_usd for one in cloud.instance_types)
+
+
+def test_without_the_trace_one_line_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is that of wrong usage."""
+    assert BENCH["main"](["--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"openb_scenario: {tmp_path}/openb_pod_list_default.csv is not there; want the openb trace, name its folder with --data\n"
+    )

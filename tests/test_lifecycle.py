@@ -1,0 +1,35 @@
+"""The table of node states."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfscale.lifecycle import TRANSITIONS, Event, State, after
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_reaches_gone(state: State) -> None:
+    """From any state some sequence of events leads to GONE, so that no record stays for ever."""
+    reached = {state}
+    for _ in State:
+        reached |= {target for known in reached for target in TRANSITIONS[known].values()}
+
+    assert State.GONE in reached
+
+
+@pytest.mark.parametrize("event", Event)
+def test_gone_is_final(event: Event) -> None:
+    """Nothing brings a forgotten node back."""
+    assert State.GONE is after(State.GONE, event)
+
+
+def test_a_request_with_a_machine_is_never_cancelled() -> None:
+    """Once a machine is known the record may only go after the machine is gone."""
+    held = {State.LAUNCHED, State.REGISTERED, State.READY, State.TERMINATING}
+
+    assert {state: state for state in held} == {state: after(state, Event.CANCELLED) for state in held}
+
+
+def test_a_terminating_node_never_comes_back() -> None:
+    """A machine that is being given back takes no work again, whatever its node reports."""
+    assert {State.TERMINATING, State.GONE} == {after(State.TERMINATING, event) for event in Event}

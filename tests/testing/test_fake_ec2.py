@@ -1,0 +1,381 @@
+"""The simulated cloud behaves as EC2 does where moto does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfscale.errors import BadInputError, Problem
+from tfscale.gpus import GpuTable
+from tfscale.kube.fields import named
+from tfscale.kube.nodes import read_node
+from tfscale.model import Offer, OfferFilter, Pool
+from tfscale.modes.base import ModeContext
+from tfscale.modes.ec2 import Ec2Mode
+from tfscale.testing import FakeKube
+from tfscale.testing.fake_ec2 import LOST_REPLY, THROTTLED, UNREACHABLE, SimulatedCloud, SimulatedType
+
+A, B = "us-east-1a", "us-east-1b"
+TYPES = (
+    SimulatedType(name="g6.xlarge", usd_per_hour="0.8048", spot_usd_per_hour="0.30"),
+    SimulatedType(name="g6f.xlarge"),
+    SimulatedType(name="p4d.24xlarge"),
+    SimulatedType(name="toy.2x", gpu_model="A10G", gpu_count=2, vcpu=16, memory_mib=65_536),
+    SimulatedType(name="plain", vcpu=2, memory_mib=4_096, zones=(A,)),
+)
+ONCE = Config(retries={"total_max_attempts": 1})
+
+
+@pytest.fixture(scope="module")
+def shared_cloud() -> Iterator[SimulatedCloud]:
+    """Yield the cloud of this module, as the tests before have left it."""
+    with SimulatedCloud(instance_types=TYPES) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(shared_cloud: SimulatedCloud) -> SimulatedCloud:
+    """Return the cloud of this module with unlimited capacity."""
+    shared_cloud.set_capacity({})
+    return shared_cloud
+
+
+def fleet(
+    cloud: SimulatedCloud, *places: tuple[str, str], count: int = 1, kind: str = "on-demand", once: str = "", **more: object
+) -> dict[str, Any]:
+    """Order a fleet, the first place first."""
+    overrides = [{"InstanceType": name, "AvailabilityZone": zone, "Priority": rank} for rank, (name, zone) in enumerate(places)]
+    request: dict[str, Any] = {
+        "Type": "instant",
+        # Written in the wrong order: Priority decides.
+        "LaunchTemplateConfigs": [
+            {"LaunchTemplateSpecification": {"LaunchTemplateName": cloud.launch_template}, "Overrides": overrides[::-1]}
+        ],
+        "TargetCapacitySpecification": {"TotalTargetCapacity": count, "DefaultTargetCapacityType": kind},
+        **({"ClientToken": once} if once else {}),
+        **more,
+    }
+    return {**cloud.session.client("ec2", config=ONCE).create_fleet(**request)}
+
+
+def made(reply: dict[str, Any]) -> list[str]:
+    """Return the ids of the machines in a reply."""
+    return [machine_id for group in reply["Instances"] for machine_id in group["InstanceIds"]]
+
+
+def end(cloud: SimulatedCloud) -> None:
+    """Terminate everything and wait until it is gone."""
+    live = [machine.id for machine in cloud.machines if machine.state != "terminated"]
+    if live:
+        cloud.session.client("ec2").terminate_instances(InstanceIds=live)
+        cloud.advance(cloud.now_s + 1_000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rooms=st.lists(st.integers(0, 3), min_size=3, max_size=3), count=st.integers(1, 7))
+def test_a_fleet_takes_what_is_there_in_order(shared_cloud: SimulatedCloud, rooms: list[int], count: int) -> None:
+    """Machines are never more than ordered or than there are; an earlier place is emptied first; every lack is an error."""
+    end(shared_cloud)
+    places = [("g6.xlarge", A), ("g6.xlarge", B), ("toy.2x", A)]
+    shared_cloud.set_capacity(dict(zip(places, rooms, strict=True)))
+    reply = fleet(shared_cloud, *places, count=count)
+
+    left, taken, refused = count, [], []
+    for place, room in zip(places, rooms, strict=True):
+        taken += [place] * min(room, left)
+        refused += [place] if room < left else []
+        left -= min(room, left)
+    assert taken == [(machine.instance_type, machine.zone) for machine in shared_cloud.machines if machine.id in made(reply)]
+    errors = [error["LaunchTemplateAndOverrides"]["Overrides"] for error in reply["Errors"]]
+    assert refused == [(override["InstanceType"], override["AvailabilityZone"]) for override in errors]
+
+
+def test_capacity_comes_back_when_a_machine_is_gone(cloud: SimulatedCloud) -> None:
+    """Not when it is asked to end: it takes its room until it has shut down."""
+    end(cloud)
+    cloud.set_capacity({("g6.xlarge", A): 1})
+    first = made(fleet(cloud, ("g6.xlarge", A)))
+    cloud.session.client("ec2").terminate_instances(InstanceIds=first)
+    early = made(fleet(cloud, ("g6.xlarge", A)))
+    cloud.advance(cloud.now_s + 30)
+
+    assert early == []
+    assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
+
+
+def test_capacity_can_be_of_one_capacity_type(cloud: SimulatedCloud) -> None:
+    """Spot may be out while on-demand is not."""
+    cloud.set_capacity({("g6.xlarge", A, "spot"): 0})
+
+    assert made(fleet(cloud, ("g6.xlarge", A), kind="spot")) == []
+    assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
+
+
+def test_a_token_launches_once(cloud: SimulatedCloud) -> None:
+    """The same call gives the same reply, also for a single instance; another call with the token is refused."""
+    ec2 = cloud.session.client("ec2")
+    before = len(cloud.machines)
+    first, second = (fleet(cloud, ("g6.xlarge", A), once="t-1") for _ in range(2))
+    single: dict[str, Any] = {"InstanceType": "plain", "ImageId": "ami-1", "MinCount": 1, "MaxCount": 1, "ClientToken": "t-1"}
+    one, two = (ec2.run_instances(**single)["Instances"][0]["InstanceId"] for _ in range(2))
+
+    assert made(first) == made(second)
+    assert one == two
+    assert before + 2 == len(cloud.machines)
+    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+        fleet(cloud, ("g6.xlarge", B), once="t-1")
+    with pytest.raises(ClientError, match="at most 64 ASCII"):
+        fleet(cloud, ("g6.xlarge", B), once="t" * 65)
+
+
+def test_a_single_instance_without_capacity_is_an_error(cloud: SimulatedCloud) -> None:
+    """RunInstances raises where a fleet lists; botocore would repeat the call, since it is an HTTP 500."""
+    cloud.set_capacity({("plain", A): 0})
+    single: dict[str, Any] = {"InstanceType": "plain", "ImageId": "ami-1", "MinCount": 1, "MaxCount": 1}
+    calls = cloud.calls["RunInstances"]
+
+    with pytest.raises(ClientError, match="InsufficientInstanceCapacity"):
+        cloud.session.client("ec2", config=ONCE).run_instances(**single)
+    with pytest.raises(ClientError, match="InsufficientInstanceCapacity"):
+        cloud.session.client("ec2", config=Config(retries={"total_max_attempts": 2})).run_instances(**single)
+    assert calls + 3 == cloud.calls["RunInstances"]
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "message"),
+    [
+        (("zz.xlarge", A), {}, "Invalid value 'zz.xlarge' for InstanceType"),
+        (("g6.xlarge", "us-east-1z"), {}, "Invalid availability zone"),
+        (("g6.xlarge", A), {"Type": "maintain"}, "only instant fleets"),
+        (
+            ("g6.xlarge", A),
+            {"TagSpecifications": [{"ResourceType": "spot-instances-request", "Tags": [{"Key": "a", "Value": "b"}]}]},
+            "not a taggable resource",
+        ),
+        (
+            ("g6.xlarge", A),
+            {
+                "LaunchTemplateConfigs": [
+                    {
+                        "LaunchTemplateSpecification": {"LaunchTemplateName": "none"},
+                        "Overrides": [{"InstanceType": "g6.xlarge", "AvailabilityZone": A}],
+                    }
+                ]
+            },
+            "InvalidLaunchTemplateName.NotFoundException",
+        ),
+    ],
+)
+def test_a_bad_fleet_launches_nothing(cloud: SimulatedCloud, place: tuple[str, str], more: dict[str, Any], message: str) -> None:
+    """EC2's own code says what is wrong."""
+    before = len(cloud.machines)
+
+    with pytest.raises(ClientError, match=message):
+        fleet(cloud, place, **more)
+    assert before == len(cloud.machines)
+
+
+def test_an_instant_fleet_is_read_back_by_describe_fleets_alone(cloud: SimulatedCloud) -> None:
+    """Machines and errors are there; DescribeFleetInstances does not know such a fleet."""
+    cloud.set_capacity({("g6.xlarge", A): 0})
+    ec2 = cloud.session.client("ec2")
+    reply = fleet(cloud, ("g6.xlarge", A), ("g6.xlarge", B))
+    (found,) = ec2.describe_fleets(FleetIds=[reply["FleetId"]])["Fleets"]
+
+    assert (reply["Instances"], reply["Errors"]) == (found["Instances"], found["Errors"])
+    with pytest.raises(ClientError, match="use DescribeFleets"):
+        ec2.describe_fleet_instances(FleetId=reply["FleetId"])
+
+
+def test_machines_boot_and_end_by_the_clock(cloud: SimulatedCloud) -> None:
+    """EC2's own answers follow the simulated clock, and so do the nodes."""
+    (machine_id,) = made(fleet(cloud, ("g6.xlarge", A)))
+    ec2, start = cloud.session.client("ec2"), cloud.now_s
+
+    def look() -> tuple[str, bool]:
+        described = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
+        assert int(described["LaunchTime"].timestamp()) == start
+        return described["State"]["Name"], any(node["spec"]["providerID"].endswith(machine_id) for node in cloud.nodes())
+
+    seen = [look()]
+    for wait in (59, 1):
+        cloud.advance(cloud.now_s + wait)
+        seen.append(look())
+    ec2.terminate_instances(InstanceIds=[machine_id])
+    seen.append(look())
+    cloud.advance(cloud.now_s + 30)
+    seen.append(look())
+
+    assert seen == [("pending", False), ("pending", False), ("running", True), ("shutting-down", False), ("terminated", False)]
+    assert {machine.id: machine.node for machine in cloud.machines}[machine_id] in cloud.gone_nodes()
+    with pytest.raises(ValueError, match="cannot go back"):
+        cloud.advance(0)
+
+
+def test_a_fault_hits_every_attempt_once(cloud: SimulatedCloud) -> None:
+    """The retries of botocore are above the wire: they meet the faults and are counted."""
+    ec2 = cloud.session.client("ec2", config=Config(retries={"total_max_attempts": 3, "mode": "standard"}))
+    cloud.fail_next("DescribeInstances", UNREACHABLE, times=2)
+    before = cloud.calls["DescribeInstances"]
+    ec2.describe_instances()
+
+    assert before + 3 == cloud.calls["DescribeInstances"]
+
+
+def test_a_lost_reply_is_lost_after_the_launch(cloud: SimulatedCloud) -> None:
+    """The machine is there, and the token finds it again; an unreachable cloud launches nothing."""
+    before = {machine.id for machine in cloud.machines}
+    cloud.fail_next("CreateFleet", UNREACHABLE)
+    cloud.fail_next("CreateFleet", LOST_REPLY)
+    with pytest.raises(EndpointConnectionError):
+        fleet(cloud, ("g6.xlarge", A), once="lost")
+    assert before == {machine.id for machine in cloud.machines}
+    with pytest.raises(ReadTimeoutError):
+        fleet(cloud, ("g6.xlarge", A), once="lost")
+
+    assert {machine.id for machine in cloud.machines} - before == set(made(fleet(cloud, ("g6.xlarge", A), once="lost")))
+
+
+def test_a_throttled_price_list_speaks_its_own_protocol(cloud: SimulatedCloud) -> None:
+    """The error arrives as an error there too, and a careless filter finds more than one product."""
+    pricing = cloud.session.client("pricing", config=ONCE)
+    cloud.fail_next("GetProducts", THROTTLED)
+    with pytest.raises(ClientError, match="RequestLimitExceeded"):
+        pricing.get_products(ServiceCode="AmazonEC2")
+
+    filters: Any = [{"Type": "TERM_MATCH", "Field": "instanceType", "Value": "g6.xlarge"}]
+    assert len(pricing.get_products(ServiceCode="AmazonEC2", Filters=filters)["PriceList"]) == 3
+
+
+def test_nodes_hold_what_the_offers_promise(cloud: SimulatedCloud) -> None:
+    """What was packed onto an offer fits on the node that comes of it, for every type."""
+    names = tuple(kind.name for kind in TYPES)
+    options = {"region": cloud.region, "launchTemplate": {"name": cloud.launch_template}}
+    pool = Pool(name="all", mode="ec2", options=options, wanted=OfferFilter(instance_types=names, zones=(A,)))
+    mode = Ec2Mode.open(ModeContext(pool=pool, gpus=GpuTable(), kube=FakeKube(), cluster="t", aws=cloud.session))
+    offers = {offer.instance_type: offer for offer in mode.offers()}
+    for name in names:
+        fleet(
+            cloud,
+            (name, A),
+            TagSpecifications=[{"ResourceType": "instance", "Tags": [{"Key": "tfscale.io/pool", "Value": "all"}]}],
+        )
+    cloud.advance(cloud.now_s + 60)
+
+    nodes = [node for node in cloud.nodes() if node["metadata"]["labels"].get("tfscale.io/pool") == "all"]
+    assert sorted(names) == sorted(offers) == sorted(label(node, "node.kubernetes.io/instance-type") for node in nodes)
+    for node in nodes:
+        agree(offers[label(node, "node.kubernetes.io/instance-type")], node)
+
+
+def label(node: dict[str, Any], key: str) -> str:
+    """Return a label of a node."""
+    return str(node["metadata"]["labels"][key])
+
+
+def agree(offer: Offer, node: dict[str, Any]) -> None:
+    """Assert that a node, as the loop reads it, is what its offer said."""
+    problems: list[Problem] = []
+    read = read_node(named("node", node), [], machine_pool="all", gpus=GpuTable(), prefix="tensor-fusion.ai", problems=problems)
+    assert read
+    assert not problems
+    assert not read.fenced
+    assert read.ready
+    assert (offer.cpu_milli, offer.memory_mib, offer.pods_max) == (read.cpu_milli, read.memory_mib, read.pods_max)
+    cards = [(offer.gpu_model, offer.vram_mib, offer.mtflops)] * offer.gpu_count
+    assert cards == [(gpu.model, gpu.vram_mib, gpu.mtflops) for gpu in read.gpus]
+    totals = {"tfscale.io/vram-mib": str(sum(gpu.vram_mib for gpu in read.gpus))} if cards else {}
+    totals |= {"tfscale.io/compute-mtflops": str(sum(gpu.mtflops for gpu in read.gpus))} if cards else {}
+    assert totals.items() <= node["status"]["capacity"].items()
+    assert offer.labels.items() <= node["metadata"]["labels"].items()
+    assert (offer.zone, offer.capacity_type) == (
+        label(node, "topology.kubernetes.io/zone"),
+        label(node, "karpenter.sh/capacity-type"),
+    )
+
+
+def ids_of_a_run(seed: int) -> list[tuple[str, str]]:
+    """Return machines and nodes of a short run in a cloud of its own."""
+    with SimulatedCloud(instance_types=TYPES, seed=seed) as cloud:
+        fleet(cloud, ("g6.xlarge", A), ("g6.xlarge", B), count=3)
+        return [(machine.id, machine.node) for machine in cloud.machines]
+
+
+class TestOnItsOwn:
+    """What needs a cloud that is not the shared one, which stops meanwhile."""
+
+    @pytest.fixture(autouse=True)
+    def _alone(self, shared_cloud: SimulatedCloud) -> Iterator[None]:
+        shared_cloud.__exit__()
+        yield
+        shared_cloud.__enter__()
+
+    def test_the_same_seed_gives_the_same_machines(self) -> None:
+        """So that a scenario prints the same account every time."""
+        first, second, other = ids_of_a_run(1), ids_of_a_run(1), ids_of_a_run(2)
+
+        assert first == second
+        assert first != other
+
+    def test_one_at_a_time_and_the_environment_as_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A second cloud is refused; a strange AWS configuration is neither read nor changed."""
+        monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        before = dict(os.environ)
+        with SimulatedCloud(instance_types=TYPES) as cloud:
+            assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
+            with pytest.raises(RuntimeError, match="one at a time"), SimulatedCloud(instance_types=TYPES):
+                pass
+        assert before == dict(os.environ)
+
+    @pytest.mark.parametrize(
+        ("kind", "line"),
+        [
+            (SimulatedType(name="g66.xlarge"), "instance type g66.xlarge: name is 'g66.xlarge'; want a type of EC2's own"),
+            (SimulatedType(name="x", vcpu=2), "instance type x: vcpu and memory is '2 and None'; want both"),
+            (SimulatedType(name="x", vcpu=2, memory_mib=1, gpu_model="B20", gpu_count=1), "gpu model is 'B20'; want B200?"),
+            (SimulatedType(name="g6.xlarge", usd_per_hour="nan"), "instance type g6.xlarge: price is 'nan'; want a price in USD"),
+            (
+                SimulatedType(name="g6.xlarge", spot_usd_per_hour="-1"),
+                "instance type g6.xlarge: spot price is '-1'; want a price",
+            ),
+            (SimulatedType(name="g6.xlarge", zones=("mars",)), "instance type g6.xlarge: zone is 'mars'; want one of us-east-1a"),
+        ],
+    )
+    def test_a_bad_type_is_one_clear_line_and_leaves_nothing_behind(self, kind: SimulatedType, line: str) -> None:
+        """The cloud does not start, and the next one does."""
+        with pytest.raises(BadInputError) as caught, SimulatedCloud(instance_types=[kind]):
+            pass
+
+        assert line in str(caught.value)
+        with SimulatedCloud(instance_types=TYPES) as cloud:
+            assert cloud.machines == ()
+
+    def test_a_bad_zone_or_capacity_is_one_clear_line(self) -> None:
+        """The same for the cloud itself."""
+        with pytest.raises(BadInputError, match="simulated cloud: zone is 'us-east-1q'; want one of us-east-1a"):
+            SimulatedCloud(instance_types=TYPES, zones=["us-east-1q"]).__enter__()
+        with pytest.raises(BadInputError, match="simulated cloud: capacity is 'plain/us-east-1f: 1'; want a type"):
+            SimulatedCloud(instance_types=TYPES, capacity={("plain", "us-east-1f"): 1}).__enter__()
+
+
+def test_without_moto_one_line_names_the_extra() -> None:
+    """And importing the module needs none."""
+    code = (
+        "import sys; sys.modules['moto'] = None\n"
+        "from tfscale.testing.fake_ec2 import SimulatedCloud\n"
+        "try: SimulatedCloud(instance_types=()).__enter__()\n"
+        "except Exception as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+
+    assert done.stdout == "simulated cloud: moto is 'not there'; want it installed: pip install 'tfscale[sim]'\n"

@@ -1,0 +1,152 @@
+"""What a run did, for people and for programs: one line for each thing that happened, and totals for each pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfscale.apply import Outcome
+from tfscale.errors import Problem
+from tfscale.lifecycle import State
+from tfscale.plan import Adopt, Advance, Assign, Forget, Launch, MarkIdle, Replay, Terminate, some, usd
+from tfscale.reconcile import Report
+
+__all__ = ["Account", "PoolTotals"]
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolTotals:
+    """What happened to one pool in a run. Machines count once, however often a call was replayed."""
+
+    launched: int = 0
+    bound: int = 0
+    terminated: int = 0
+    machines_left: int = 0
+    unmet: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By pod: why it has no place at the end."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the totals as they are printed with ``-o json``."""
+        return {
+            "launched": self.launched,
+            "bound": self.bound,
+            "unmet": [{"pod": pod, "reasons": list(reasons)} for pod, reasons in sorted(self.unmet.items())],
+            "terminated": self.terminated,
+            "machines_left": self.machines_left,
+        }
+
+
+@dataclass(slots=True)
+class Account:
+    """The story of a run. Give it every report; it returns the new lines."""
+
+    pools: dict[str, PoolTotals] = field(default_factory=dict)
+    problems: dict[Problem, None] = field(default_factory=dict)
+    """Every problem that was seen, each once."""
+    unreachable: tuple[str, ...] = ()
+    """Pools whose cloud gave no answer at the last tick."""
+    failed: int = 0
+    """Actions of the last tick that could not be carried out."""
+    ticks: int = 0
+
+    def add(self, report: Report) -> Iterator[str]:
+        """Count a report and yield a line for each thing that happened in it."""
+        self.ticks += 1
+        self.unreachable = report.unreachable
+        self.failed = len(report.failed)
+        for problem in report.problems:
+            if problem not in self.problems:
+                self.problems[problem] = None
+                yield f"problem {problem}"
+        for pool in report.cluster.pools:
+            totals = self._pool(pool.name)
+            machines = report.cluster.machines.get(pool.name)
+            if machines is not None:
+                totals.machines_left = len(machines)
+            totals.unmet = {}
+        for unmet in report.plan.unmet:
+            self._pool(unmet.pool).unmet[unmet.pod] = unmet.reasons
+        for outcome in report.outcomes:
+            self._count(outcome)
+            yield from _lines(outcome)
+
+    def _count(self, outcome: Outcome) -> None:
+        if not outcome.done:
+            return
+        totals = self._pool(outcome.action.pool)
+        totals.launched += len(outcome.machines)
+        # What was bought or given back in this tick was not in the listing that the tick began with.
+        totals.machines_left += len(outcome.machines)
+        match outcome.action:
+            case Assign():
+                totals.bound += 1
+            case Terminate(request=request):
+                totals.terminated += request.state is not State.TERMINATING
+
+    def _pool(self, name: str) -> PoolTotals:
+        return self.pools.setdefault(name, PoolTotals())
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for was done."""
+        return not (self.problems or self.unreachable or self.failed or any(totals.unmet for totals in self.pools.values()))
+
+    def summary(self) -> Iterator[str]:
+        """Yield the totals for a reader, then what was left and why."""
+        for name, totals in sorted(self.pools.items()):
+            yield (
+                f"pool {name}: {totals.launched} nodes bought, {totals.bound} pods placed, {totals.terminated} nodes returned, "
+                f"{totals.machines_left} machines left, {len(totals.unmet)} pods without a place"
+            )
+            for pod, reasons in sorted(totals.unmet.items()):
+                yield f"  {pod}: {'; '.join(reasons)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the totals of all pools, the problems and the number of ticks."""
+        return {
+            "pools": {name: totals.as_json() for name, totals in sorted(self.pools.items())},
+            "problems": [str(problem) for problem in self.problems],
+            "complete": self.complete,
+            "ticks": self.ticks,
+        }
+
+
+def _lines(outcome: Outcome) -> Iterator[str]:
+    action = outcome.action
+    if outcome.error is not None:
+        yield f"failed  {action}: {outcome.error}"
+        return
+    if not outcome.done:
+        yield f"skip    {action}: {outcome.note}"
+        return
+    match action:
+        case Launch() | Replay() | Adopt():
+            yield from _purchase(outcome)
+        case Advance(state=State.READY):
+            yield f"ready   {action.node} ({action.request.offer})"
+        case Assign() | Terminate() | MarkIdle():
+            yield str(action)
+        case Forget(request=request) if request.machine_id:
+            yield f"gone    {request.machine_id} {request.offer}"
+
+
+def _purchase(outcome: Outcome) -> Iterator[str]:
+    """Tell which offers had no capacity, which were taken instead, for whom and why."""
+    for refusal in outcome.refusals:
+        then = "the next offer was tried" if outcome.machines else "no other offer was left in this call"
+        yield f"refused {refusal.offer}: {refusal.code}; {then}"
+    action = outcome.action
+    if not isinstance(action, Launch):
+        yield from (f"buy     {machine.id} {machine.offer} ({action.why})" for machine in outcome.machines)
+        return
+    pods = dict(zip((request.name for request in action.requests), action.pods, strict=True))
+    offers = {offer.id: offer for offer in action.offers}
+    refused = {refusal.offer for refusal in outcome.refusals}
+    for result in outcome.results:
+        if result.machine is not None:
+            offer = offers[result.machine.offer]
+            better = [wanted.id for wanted in action.offers[: action.offers.index(offer)] if wanted.id in refused]
+            why = f"no capacity left for {some(better)}" if better else action.why
+            price = usd(offer.price_micro_usd)
+            yield f"buy     {result.machine.id} {offer.id} at {price} for {some(pods[result.request])} ({why})"

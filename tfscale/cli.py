@@ -1,0 +1,207 @@
+"""The command line: parse, call one function, print, exit code.
+
+Results go to standard output, logs and progress to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from threading import Event
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from tfscale.errors import (
+    BadInputError,
+    CloudUnreachableError,
+    ClusterUnreachableError,
+    TfscaleError,
+)
+from tfscale.settings import Reconcile, Settings
+
+if TYPE_CHECKING:
+    from tfscale.account import Account
+    from tfscale.reconcile import Clock, Reconciler, Report
+
+__all__ = ["Exit", "main"]
+
+log = logging.getLogger(__name__)
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 4
+    PARTIAL = 5
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C or SIGTERM before the end that was asked for; a loop without an end stops with DONE."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. `args` default to the process's own."""
+    try:
+        return _run(CliApp.run(Settings, cli_args=list(sys.argv[1:] if args is None else args)))
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    except ValidationError as error:
+        return _say(_flag_problems(error), Exit.USAGE)
+    except TfscaleError as error:
+        return _say(str(error).splitlines(), _code(error))
+    except BrokenPipeError:
+        # The reader (`| head`) has enough; nothing is left to tell it.
+        sys.stderr.close()
+        return Exit.INTERRUPTED
+
+
+def _run(settings: Settings) -> int:
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    if settings.reconcile is None:
+        return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
+    return _reconcile(settings, settings.reconcile)
+
+
+def _code(error: TfscaleError) -> Exit:
+    match error:
+        case BadInputError():
+            return Exit.USAGE
+        case ClusterUnreachableError() | CloudUnreachableError():
+            return Exit.UNREACHABLE
+        case _:
+            return Exit.FAILED
+
+
+def _reconcile(settings: Settings, command: Reconcile) -> int:
+    from tfscale.account import Account  # noqa: PLC0415 - `--help` must not pay for the machinery
+
+    account = Account()
+    with _stop_requested() as stop, _world(settings, command, stop) as (reconciler, clock, stamp):
+        _drive(command, reconciler, clock, stop, _Teller(command, account, stamp))
+    if command.output == "json":
+        print(json.dumps(account.as_json(), indent=2))
+    elif not command.dry_run:
+        print(*account.summary(), sep="\n")
+    if stop.is_set() and not _endless(command):
+        return Exit.INTERRUPTED
+    if account.unreachable:
+        return Exit.UNREACHABLE
+    return Exit.DONE if account.complete or _endless(command) else Exit.PARTIAL
+
+
+@contextmanager
+def _world(settings: Settings, command: Reconcile, stop: Event) -> Iterator[tuple[Reconciler, Clock, Callable[[int], str]]]:
+    """Yield what to reconcile, the clock that drives it, and how to print a time of it."""
+    from tfscale.records import Policy  # noqa: PLC0415 - `--help` must not pay for the machinery
+
+    policy = Policy(machine_lag_s=settings.machine_lag)
+    if command.local is not None:
+        from tfscale import simulate  # noqa: PLC0415 - the simulation needs an extra that others need not install
+
+        with simulate.open_scenario(
+            command.local, cluster=settings.cluster_name, prefix=settings.annotation_prefix, policy=policy
+        ) as world:
+            yield world.reconciler, world, world.stamp
+        return
+    from tfscale import live  # noqa: PLC0415 - the Kubernetes client takes most of a second to import
+
+    reconciler = live.reconciler(
+        kubeconfig=command.kubeconfig,
+        context=command.context,
+        cluster=settings.cluster_name,
+        prefix=settings.annotation_prefix,
+        policy=policy,
+    )
+    yield reconciler, live.WallClock(command.interval or 10, stop), live.stamp
+
+
+def _drive(command: Reconcile, reconciler: Reconciler, clock: Clock, stop: Event, tell: Callable[[Report], None]) -> None:
+    from tfscale.reconcile import run  # noqa: PLC0415 - see above
+
+    if command.once or command.dry_run:
+        tell(reconciler.tick(clock.now_s(), dry_run=command.dry_run))
+    else:
+        run(reconciler, clock, until_idle=not _endless(command), on_report=tell, stopped=stop.is_set)
+
+
+def _endless(command: Reconcile) -> bool:
+    """Whether the command goes on until it is stopped. A simulation always ends: it runs out of events."""
+    return command.local is None and not (command.once or command.until_idle or command.dry_run)
+
+
+class _Teller:
+    """Prints what happens as it happens, and on standard error, now and then, how far a long run is."""
+
+    EVERY_S = 5.0
+
+    def __init__(self, command: Reconcile, account: Account, stamp: Callable[[int], str]) -> None:
+        self._command = command
+        self._account = account
+        self._stamp = stamp
+        self._shown = time.monotonic()
+
+    def __call__(self, report: Report) -> None:
+        text = self._command.output == "text"
+        stamp = self._stamp(report.cluster.now_s)
+        for line in self._account.add(report):
+            problem = line.startswith("problem ")
+            if text or problem:
+                print(line if problem else f"{stamp} {line}", file=sys.stderr if problem else sys.stdout, flush=True)
+        if self._command.dry_run and text:
+            print(*report.plan.lines(), sep="\n")
+        if time.monotonic() - self._shown >= self.EVERY_S:
+            self._shown = time.monotonic()
+            self._progress(report, stamp)
+
+    def _progress(self, report: Report, stamp: str) -> None:
+        bound = sum(totals.bound for totals in self._account.pools.values())
+        machines = sum(totals.machines_left for totals in self._account.pools.values())
+        print(
+            f"{stamp} round {self._account.ticks}: {bound} pods placed, {len(report.plan.waiting)} wait for a node, "
+            f"{len(report.plan.unmet)} have no place, {machines} machines",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Event]:
+    """Yield an event that Ctrl-C and SIGTERM set: the round under way is finished, then the run ends."""
+    stop = Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _flag_problems(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        names = [str(part) for part in item["loc"] if part != "reconcile"]
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if not names:
+            lines.append(message)
+            continue
+        flag = ".".join("output" if name == "o" else name for name in names).replace("_", "-")
+        lines.append(f"--{flag} is {item['input']!r}; want {message}")
+    return lines
+
+
+def _say(lines: Sequence[str], code: Exit) -> int:
+    """Print what is wrong, one line each, and return the exit code."""
+    for line in lines:
+        print(f"tfscale: {line.removeprefix('tfscale: ')}", file=sys.stderr)
+    return code

@@ -1,0 +1,211 @@
+"""Kubernetes objects to the facts tfscale decides on, and back. One bad object never hides the others.
+
+Everything is read here in one pass: what is wrong with an object becomes a ``Problem``, and its harm is kept small. A pod
+that cannot be read waits, a node that cannot be read is fenced, and a pool that cannot be read, or one of whose records
+cannot be read, is left alone: what was bought for it is not known then.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from tfscale.errors import Problem
+from tfscale.gpus import GpuTable
+from tfscale.kube.fields import Field, named, tried
+from tfscale.kube.nodes import idle_mark, machine_id, read_node
+from tfscale.kube.pods import allocation, holds, keeps_busy, pool_name, read_demand, waits
+from tfscale.kube.pools import pool_object, read_pools, read_set_aside, set_aside_status
+from tfscale.kube.port import Json
+from tfscale.kube.records import (
+    batches_by_request,
+    read_batch,
+    read_node_request,
+    request_status,
+    write_batch,
+    write_request,
+)
+from tfscale.kube.requests import TENSOR_FUSION
+from tfscale.lifecycle import State
+from tfscale.model import Cluster, Demand, LaunchBatch, Machine, Node, NodeRequest, Pool
+from tfscale.spec import suggest
+
+__all__ = [
+    "allocation",
+    "idle_mark",
+    "keeps_busy",
+    "pool_object",
+    "read_cluster",
+    "read_pools",
+    "read_set_aside",
+    "request_status",
+    "set_aside_status",
+    "write_batch",
+    "write_request",
+]
+
+R = TypeVar("R", LaunchBatch, NodeRequest)
+
+
+def read_cluster(  # noqa: PLR0913 - one list for each kind of object
+    *,
+    pods: Iterable[Json],
+    nodes: Iterable[Json],
+    pools: Iterable[Json],
+    requests: Iterable[Json],
+    batches: Iterable[Json],
+    machines: Mapping[str, Sequence[Machine]],
+    now_s: int,
+    gpus: GpuTable,
+    prefix: str = TENSOR_FUSION,
+) -> Cluster:
+    """Return everything that was observed, with all that is wrong in ``problems``. Raises nothing for a bad object.
+
+    `machines` are what the modes see, by pool; `prefix` is that of TensorFusion's annotations. The order of the lists
+    changes nothing.
+    """
+    problems: list[Problem] = []
+    listed = list(pools)
+    good, pool_problems = read_pools(listed, gpus=gpus)
+    problems += pool_problems
+    read_batches, broken_batches = _records(batches, "launchbatch", read_batch, problems)
+    read_requests, broken_requests = _records(requests, "noderequest", read_node_request, problems)
+    carriers, contradictions = batches_by_request(read_batches)
+    problems += contradictions
+    known = _Pools(
+        good={pool.name: pool for pool in good if pool.name not in broken_batches | broken_requests},
+        all={named("gpupool", obj).where.removeprefix("gpupool ") for obj in listed},
+    )
+    problems += known.two_defaults()
+    roots = [named("pod", obj) for obj in pods]
+    return Cluster(
+        now_s=now_s,
+        pools=tuple(known.good.values()),
+        nodes=_nodes([named("node", obj) for obj in nodes], roots, machines, gpus, prefix, problems),
+        demands=_demands(roots, known, gpus, prefix, problems),
+        requests=tuple(_with_batch(request, carriers) for request in read_requests),
+        batches=read_batches,
+        machines=machines,
+        problems=tuple(sorted(set(problems))),
+    )
+
+
+def _records(
+    objects: Iterable[Json], kind: str, read: Callable[[Json], R], problems: list[Problem]
+) -> tuple[tuple[R, ...], set[str]]:
+    """Return the records by name, and the pools of those that cannot be read."""
+    records: list[R] = []
+    broken: set[str] = set()
+    for obj in objects:
+        record = tried(problems, partial(read, obj), None)
+        if record is None:
+            broken.add(tried([], partial(_pool_of, named(kind, obj)), ""))
+        else:
+            records.append(record)
+    return tuple(sorted(records, key=lambda record: record.name)), broken
+
+
+def _pool_of(record: Field) -> str:
+    return record.at("spec", "pool").text()
+
+
+def _with_batch(request: NodeRequest, carriers: Mapping[str, LaunchBatch]) -> NodeRequest:
+    """Enter the batch that carries a request. One that is still Requested after its call was settled got no machine of it."""
+    batch = carriers.get(request.name)
+    if batch is None or (batch.settled and request.state is State.REQUESTED):
+        return request
+    return replace(request, batch=batch.name)
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _nodes(
+    nodes: Iterable[Field],
+    pods: Iterable[Field],
+    machines: Mapping[str, Sequence[Machine]],
+    gpus: GpuTable,
+    prefix: str,
+    problems: list[Problem],
+) -> tuple[Node, ...]:
+    on_node: defaultdict[str, list[Field]] = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: pod.where):
+        on_node[_node_of(pod, problems)].append(pod)
+    launched = {key: pool for pool, seen in machines.items() for one in seen for key in (one.id, one.provider_id)}
+    read = (
+        read_node(
+            node,
+            on_node[node.where.removeprefix("node ")],
+            machine_pool=_machine_pool(node, launched),
+            gpus=gpus,
+            prefix=prefix,
+            problems=problems,
+        )
+        for node in nodes
+    )
+    return tuple(sorted(filter(None, read), key=lambda node: node.name))
+
+
+def _node_of(pod: Field, problems: list[Problem]) -> str:
+    """Return the node whose resources the pod holds. Where its phase cannot be read, it holds them."""
+    node = tried(problems, partial(holds, pod), None)
+    return tried([], lambda: pod.at("spec", "nodeName").text(), "") if node is None else node
+
+
+def _machine_pool(node: Field, launched: Mapping[str, str]) -> str:
+    def pool() -> str:
+        provider_id = node.at("spec", "providerID").text()
+        return launched.get(provider_id) or launched.get(machine_id(node), "") if provider_id else ""
+
+    return tried([], pool, "")  # read_node notes what is wrong with it
+
+
+# --- demands ----------------------------------------------------------------------------------------------------------
+
+
+def _demands(pods: Iterable[Field], pools: _Pools, gpus: GpuTable, prefix: str, problems: list[Problem]) -> tuple[Demand, ...]:
+    def demand(pod: Field) -> Demand | None:
+        return read_demand(pod, pool=pools.choose(pod, prefix), gpus=gpus, prefix=prefix) if waits(pod) else None
+
+    read = (tried(problems, partial(demand, pod), None) for pod in pods)
+    return tuple(sorted(filter(None, read), key=lambda demand: demand.id))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pools:
+    """The pools that a pod may name."""
+
+    good: Mapping[str, Pool]
+    all: set[str]
+    """Names of the good ones and of those that cannot be used now."""
+
+    def choose(self, pod: Field, prefix: str) -> str:
+        """Return the pool that the pod names, else the default, else the only one. Raises ``BadInputError``."""
+        name = pool_name(pod, prefix)
+        if name.text():
+            if name.text() in self.good:
+                return name.text()
+            raise name.refused(
+                "a gpupool without problems" if name.text() in self.all else suggest(name.text(), sorted(self.all))
+            )
+        defaults = self._defaults()
+        if len(defaults) == 1:
+            return defaults[0]
+        if len(self.all) == len(self.good) == 1:
+            return next(iter(self.good))
+        raise name.refused(
+            f"the name of a gpupool ({', '.join(sorted(self.all)) or 'there is none'}): none serves as the default"
+        )
+
+    def two_defaults(self) -> Iterable[Problem]:
+        """Yield a problem for each pool that is a second default: then none is."""
+        first, *others = self._defaults() or [""]
+        for name in others:
+            want = f"only one default gpupool; {first} is one too"
+            yield Problem(where=f"gpupool {name}", field="spec.default", value="true", want=want)
+
+    def _defaults(self) -> list[str]:
+        return sorted(pool.name for pool in self.good.values() if pool.default)

@@ -1,0 +1,236 @@
+"""Nodes as facts: their cards, what their pods hold, and why a node must not take more.
+
+A node that cannot be read completely still counts, fenced: dropped, its machine would look like one whose node never came,
+and would be given back with its pods.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from tfscale.errors import Problem
+from tfscale.gpus import GpuTable
+from tfscale.kube.fields import Field, tried
+from tfscale.kube.pods import read_bound
+from tfscale.kube.port import Json
+from tfscale.kube.requests import GPU_RESOURCE, OWN_PREFIX
+from tfscale.model import CARD_MILLI, BoundPod, Gpu, Node
+from tfscale.quantity import time_text
+from tfscale.selectors import Taint
+
+__all__ = ["IDLE_SINCE", "POOL_LABEL", "idle_mark", "machine_id", "read_node"]
+
+POOL_LABEL = f"{OWN_PREFIX}/pool"
+IDLE_SINCE = f"{OWN_PREFIX}/idle-since"
+MOST_CARDS = 128
+"""Of one node; far above any, so that a wrong number cannot fill the memory."""
+
+PODS_MAX = 110
+"""Of a node that does not say; the kubelet's default."""
+
+_COUNT_LABELS = ("nvidia.com/gpu.count", "karpenter.k8s.aws/instance-gpu-count")
+_MODEL_LABELS = (f"{OWN_PREFIX}/gpu-model", "nvidia.com/gpu.product", "karpenter.k8s.aws/instance-gpu-name")
+_VRAM_LABELS = ("nvidia.com/gpu.memory", "karpenter.k8s.aws/instance-gpu-memory")
+_MTFLOPS_LABEL = f"{OWN_PREFIX}/gpu-mtflops"
+_REPLICAS_LABEL = "nvidia.com/gpu.replicas"
+_MIG_PREFIX = "nvidia.com/mig-"
+
+
+def idle_mark(since_s: int | None) -> Json:
+    """Return the patch that writes on a node since when it is idle; None takes the mark off."""
+    return {"metadata": {"annotations": {IDLE_SINCE: None if since_s is None else time_text(since_s)}}}
+
+
+def machine_id(node: Field) -> str:
+    """Return the id of the machine behind a node: of ``aws:///us-east-1a/i-0ab`` it is ``i-0ab``.
+
+    Of a provider id that does not end with an instance id it is everything behind the scheme.
+    """
+    behind = node.at("spec", "providerID").text().rpartition("://")[2]
+    last = behind.rpartition("/")[2]
+    return last if last.startswith("i-") else behind
+
+
+def read_node(
+    node: Field, pods: Sequence[Field], *, machine_pool: str, gpus: GpuTable, prefix: str, problems: list[Problem]
+) -> Node | None:
+    """Return the node with the pods that hold its resources, or None for a node that is not managed.
+
+    Managed is what carries the label ``tfscale.io/pool`` or runs on a machine of ours, whose pool is `machine_pool` then.
+    All that is wrong is noted in `problems`; what is wrong with the node itself, or with what is held there, fences it.
+    """
+    own: list[Problem] = []
+    pool = tried(own, lambda: _pool(node, machine_pool), machine_pool)
+    if not pool:
+        problems.extend(own)
+        return None
+    cards = tried(own, lambda: _cards(node, gpus), _Cards(known=False))
+    shape = tried(own, lambda: _shape(node), _UNREADABLE)
+    closed = tried(own, lambda: _closed(node), "")
+    machine = tried(own, lambda: machine_id(node), "")
+    # A request that was edited on a running pod, or our own mark of idleness, says nothing about what is held here.
+    read = [read_bound(pod, gpus=gpus, prefix=prefix, problems=problems) for pod in pods]
+    idle_since_s = tried(problems, lambda: _idle_since_s(node), None)
+    held = tuple(pod for pod, _ in read)
+    if cards.known:
+        own.extend(_contradictions(node, cards.gpus, held))
+    problems.extend(own)
+    fences = [closed, cards.fence, _device_plugin(held), *(fence for _, fence in read), *map(str, own[:1])]
+    return replace(
+        shape,
+        name=node.where.removeprefix("node "),
+        pool=pool,
+        gpus=cards.gpus,
+        pods=held,
+        fenced="; ".join(dict.fromkeys(filter(None, fences))),
+        machine_id=machine,
+        idle_since_s=idle_since_s,
+    )
+
+
+def _pool(node: Field, machine_pool: str) -> str:
+    label = node.at("metadata", "labels", POOL_LABEL)
+    pool = machine_pool or label.text()
+    if label.given and label.value != pool:
+        raise label.refused(f"{pool}, the pool that launched its machine")
+    return pool
+
+
+# It holds nothing, but it is there: its machine is not one whose node never came.
+_UNREADABLE = Node(name="", pool="", cpu_milli=0, memory_mib=0, pods_max=0, ready=False)
+
+
+def _shape(node: Field) -> Node:
+    allocatable = node.at("status", "allocatable")
+    pods = allocatable.at("pods")
+    return Node(
+        name="",
+        pool="",
+        labels=node.at("metadata", "labels").text_map(),
+        taints=tuple(map(_taint, node.at("spec", "taints").items())),
+        # Rounded down, unlike requests: what is not there cannot be given away.
+        cpu_milli=int(allocatable.at("cpu").amount() * 1000),
+        memory_mib=int(allocatable.at("memory").amount() / 2**20),
+        pods_max=int(pods.amount()) if pods.given else PODS_MAX,
+        ready=_is_ready(node),
+        created_s=node.at("metadata", "creationTimestamp").seconds(),
+    )
+
+
+def _taint(item: Field) -> Taint:
+    effect = item.at("effect").text() or "NoSchedule"
+    return Taint(key=item.at("key").needed(), value=item.at("value").text(), effect=effect)
+
+
+def _is_ready(node: Field) -> bool:
+    conditions = node.at("status", "conditions").items()
+    return any(one.at("type").text() == "Ready" and one.at("status").text() == "True" for one in conditions)
+
+
+def _closed(node: Field) -> str:
+    if node.at("metadata", "deletionTimestamp").given:
+        return "it is being deleted"
+    return "it is cordoned" if node.at("spec", "unschedulable").flag() else ""
+
+
+def _idle_since_s(node: Field) -> int | None:
+    mark = node.at("metadata", "annotations", IDLE_SINCE)
+    return mark.seconds() if mark.given else None
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cards:
+    gpus: tuple[Gpu, ...] = ()
+    fence: str = ""
+    known: bool = True
+    """Whether number and model are known, so that what pods hold can be held against them."""
+
+
+def _cards(node: Field, gpus: GpuTable) -> _Cards:
+    count, fence = _card_count(node)
+    if not count:
+        return _Cards(fence=fence)
+    labels = node.at("metadata", "labels")
+    model_label = _first(labels, _MODEL_LABELS)
+    if model_label is None:
+        # Feature discovery may label a node later than the device plugin advertises its cards.
+        return _Cards(fence=f"its GPU model is not known: no label {' or '.join(_MODEL_LABELS)}", known=False)
+    vram = _first(labels, _VRAM_LABELS)
+    vram_mib = vram.digits(least=1, most=2**31 - 1) if vram else None
+    model = gpus.card(model_label.needed(), vram_mib=vram_mib, where=node.where, field=model_label.path)
+    rate = labels.at(_MTFLOPS_LABEL)
+    mtflops = rate.digits(least=1, most=2**31 - 1) if rate.given else model.mtflops
+    cards = (Gpu(id=str(index), model=model.name, vram_mib=model.vram_mib, mtflops=mtflops) for index in range(count))
+    return _Cards(gpus=tuple(cards), fence=fence)
+
+
+def _card_count(node: Field) -> tuple[int, str]:
+    """Return how many cards there are, and why it is not known which of them are free to use, or nothing."""
+    labels = node.at("metadata", "labels")
+    counts = [node.at("status", kind, GPU_RESOURCE) for kind in ("allocatable", "capacity")]
+    if not any(count.given for count in counts):
+        label = _first(labels, _COUNT_LABELS)
+        return (label.digits(most=MOST_CARDS) if label else 0), _mig(node)
+    usable, there = (_pieces(count if count.given else counts[1 - index]) for index, count in enumerate(counts))
+    replicas = labels.at(_REPLICAS_LABEL)
+    if replicas.given and (shares := replicas.digits(least=1, most=10_000)) > 1:
+        return there // shares, f"the device plugin shares each of its GPUs {shares} times"
+    if usable < there:
+        return there, f"only {usable} of its {there} GPUs are healthy; which ones is not known"
+    return usable, _mig(node)
+
+
+def _mig(node: Field) -> str:
+    allocatable = node.at("status", "allocatable").entries()
+    split = any(name.startswith(_MIG_PREFIX) and amount.amount() for name, amount in allocatable.items())
+    return "some of its GPUs are split by MIG; which ones is not known" if split else ""
+
+
+def _pieces(field: Field) -> int:
+    amount = field.amount()
+    if amount.denominator != 1 or amount > MOST_CARDS:
+        raise field.refused(f"a whole number from 0 to {MOST_CARDS}")
+    return int(amount)
+
+
+def _first(labels: Field, keys: Sequence[str]) -> Field | None:
+    return next((label for key in keys if (label := labels.at(key)).given), None)
+
+
+# --- what pods hold ---------------------------------------------------------------------------------------------------
+
+
+def _given_away(held: Sequence[BoundPod]) -> int:
+    return sum(pod.request.gpu_count for pod in held if pod.request.whole and not pod.slices)
+
+
+def _device_plugin(held: Sequence[BoundPod]) -> str:
+    count = _given_away(held)
+    return f"the device plugin gave away {count} of its GPUs; which ones is not known" if count else ""
+
+
+def _contradictions(node: Field, gpus: Sequence[Gpu], held: Sequence[BoundPod]) -> Iterator[Problem]:
+    """Yield where the records of the pods and the node cannot both be true."""
+    vram_mib: Counter[str] = Counter()
+    milli: Counter[str] = Counter()
+    for part in chain.from_iterable(pod.slices for pod in held):
+        vram_mib[part.gpu_id] += part.vram_mib
+        milli[part.gpu_id] += part.compute_milli
+    count = _given_away(held)
+    if set(vram_mib) - {gpu.id for gpu in gpus} or len(vram_mib) + count > len(gpus):
+        wanted = [f"GPU {gpu_id}" for gpu_id in sorted(vram_mib)] + [f"{count} of the device plugin's"] * bool(count)
+        shown = Field(node.where, f"status.allocatable[{GPU_RESOURCE}]", str(len(gpus)))
+        yield shown.refused(f"all that its pods hold: {', '.join(wanted)}").problem
+    for gpu in gpus:
+        if vram_mib[gpu.id] > gpu.vram_mib:
+            shown = Field(node.where, f"VRAM held on GPU {gpu.id}", f"{vram_mib[gpu.id]} MiB")
+            yield shown.refused(f"at most {gpu.vram_mib} MiB, all that the {gpu.model} has").problem
+        if milli[gpu.id] > CARD_MILLI:
+            shown = Field(node.where, f"compute held on GPU {gpu.id}", f"{milli[gpu.id]} milli")
+            yield shown.refused(f"at most {CARD_MILLI} milli, the whole card").problem

@@ -1,0 +1,142 @@
+"""``NodeRequest`` and ``LaunchBatch`` objects: the records of what was bought, written before anything is.
+
+An API server drops the status of an object that is created, so all that a new record must say is in its spec: creating it
+is one atomic write. Which batch carries a request is written once, in the batch, and read from there (``batches_by_request``):
+two objects that name each other could contradict after a crash.
+
+The parameters of a batch are stored as JSON text. As an object they would pass through the API server's own numbers and
+pruning, and a call that is replayed has to be the same word for word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+
+from tfscale.errors import Problem
+from tfscale.kube.fields import Field, named
+from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
+from tfscale.lifecycle import State
+from tfscale.model import LaunchBatch, NodeRequest
+from tfscale.quantity import time_text
+
+__all__ = ["batches_by_request", "read_batch", "read_node_request", "request_status", "write_batch", "write_request"]
+
+
+def write_request(request: NodeRequest) -> Json:
+    """Return the object of a node request. Its batch is not in it."""
+    spec = {
+        "pool": request.pool,
+        "nominated": list(request.nominated),
+        "attempt": request.attempt,
+        "createdAt": time_text(request.created_s),
+    }
+    return _object(NODE_REQUESTS, request.name, spec) | request_status(request)
+
+
+def request_status(request: NodeRequest) -> Json:
+    """Return the patch of a request's status: its state, and the machine and node behind it."""
+    return {
+        "status": {
+            "state": str(request.state),
+            "machineId": request.machine_id,
+            "offer": request.offer,
+            "nodeName": request.node,
+            "changedAt": time_text(request.changed_s),
+        }
+    }
+
+
+def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
+    """Return the request; `batch` is the batch that carries it. Raises ``BadInputError``.
+
+    A request without a status was created a moment ago: it is Requested since then.
+    """
+    request = named("noderequest", obj)
+    spec, status = request.at("spec"), request.at("status")
+    created_s = _created_s(request)
+    return NodeRequest(
+        name=request.at("metadata", "name").needed(),
+        pool=spec.at("pool").needed(),
+        state=_state(status.at("state")),
+        attempt=spec.at("attempt").whole(1, least=1),
+        batch=batch,
+        nominated=tuple(sorted(spec.at("nominated").texts())),
+        machine_id=status.at("machineId").text(),
+        offer=status.at("offer").text(),
+        node=status.at("nodeName").text(),
+        created_s=created_s,
+        changed_s=status.at("changedAt").seconds() if status.at("changedAt").given else created_s,
+    )
+
+
+def write_batch(batch: LaunchBatch) -> Json:
+    """Return the object of a launch batch. Raises ``ValueError`` where its parameters are no JSON."""
+    spec = {
+        "pool": batch.pool,
+        "requests": list(batch.requests),
+        "parameters": json.dumps(batch.parameters, allow_nan=False),
+        "createdAt": time_text(batch.created_s),
+    }
+    return _object(LAUNCH_BATCHES, batch.name, spec) | {"status": {"settled": batch.settled}}
+
+
+def read_batch(obj: Json) -> LaunchBatch:
+    """Return the batch. Raises ``BadInputError``."""
+    batch = named("launchbatch", obj)
+    spec = batch.at("spec")
+    return LaunchBatch(
+        name=batch.at("metadata", "name").needed(),
+        pool=spec.at("pool").needed(),
+        requests=tuple(sorted(spec.at("requests").texts())),
+        parameters=_parameters(spec.at("parameters")),
+        settled=batch.at("status", "settled").flag(),
+        created_s=_created_s(batch),
+    )
+
+
+def batches_by_request(batches: Iterable[LaunchBatch]) -> tuple[dict[str, LaunchBatch], tuple[Problem, ...]]:
+    """Return the newest batch that names each request, one without an outcome before all others.
+
+    A request that two calls without an outcome name at once is a problem, for both may launch a machine for it.
+    """
+    found: dict[str, LaunchBatch] = {}
+    problems = []
+    for batch in sorted(batches, key=lambda batch: (not batch.settled, batch.created_s, batch.name)):
+        for name in batch.requests:
+            before = found.get(name)
+            if before is not None and not before.settled and not batch.settled:
+                want = f"requests that no other unsettled batch names, as {before.name} does"
+                problems.append(Problem(where=f"launchbatch {batch.name}", field="spec.requests", value=name, want=want))
+            found[name] = batch
+    return found, tuple(problems)
+
+
+def _object(kind: Kind, name: str, spec: Json) -> Json:
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, "spec": spec}
+
+
+def _created_s(record: Field) -> int:
+    """Return the time by our own clock, to which other times of ours are compared; else the API server's."""
+    ours = record.at("spec", "createdAt")
+    return (ours if ours.given else record.at("metadata", "creationTimestamp")).seconds()
+
+
+def _state(field: Field) -> State:
+    text = field.text() or State.REQUESTED
+    if text not in set(State):
+        near = difflib.get_close_matches(text, list(State), n=1)
+        raise field.refused(f"{near[0]}?" if near else "one of " + ", ".join(State))
+    return State(text)
+
+
+def _parameters(field: Field) -> Json:
+    want = "a JSON object as text"
+    try:
+        found = json.loads(field.needed())
+    except (ValueError, RecursionError):
+        raise field.refused(want) from None
+    if not isinstance(found, dict):
+        raise field.refused(want)
+    return found

@@ -1,0 +1,240 @@
+"""What is to be done, as data. Every action says why; a plan prints itself, and a dry run is a plan that is not applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from tfscale.lifecycle import State
+from tfscale.model import GpuSlice, LaunchBatch, Machine, NodeRequest, Offer
+
+__all__ = [
+    "Action",
+    "Adopt",
+    "Advance",
+    "Assign",
+    "Drop",
+    "Forget",
+    "Launch",
+    "MarkIdle",
+    "Nominate",
+    "Plan",
+    "Replay",
+    "Terminate",
+    "Unmet",
+    "some",
+    "usd",
+]
+
+
+def usd(micro_usd: int | None) -> str:
+    """Return a price per hour in words.
+
+    >>> usd(526_000), usd(None)
+    ('0.526 USD/h', 'price unknown')
+    """
+    return "price unknown" if micro_usd is None else f"{micro_usd / 1_000_000:.3f} USD/h"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names and how many more there are.
+
+    >>> some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """Write a new state of a node request that was observed."""
+
+    pool: str
+    request: NodeRequest
+    state: State
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"record  {self.request.name}: {self.request.state} -> {self.state} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopt:
+    """Take the machines that an unsettled batch was seen to have launched, without calling the cloud again."""
+
+    pool: str
+    batch: LaunchBatch
+    machines: tuple[Machine, ...]
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"adopt   {self.batch.name}: {', '.join(machine.id for machine in self.machines)} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Make the recorded call of a batch again, word for word, because its outcome is not known."""
+
+    pool: str
+    batch: LaunchBatch
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"replay  {self.batch.name}: {len(self.batch.requests)} nodes ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign:
+    """Bind a pod to a node together with its slices."""
+
+    pool: str
+    pod: str
+    uid: str
+    node: str
+    slices: tuple[GpuSlice, ...]
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line: every card with its VRAM and the share of its compute."""
+        held = "; ".join(f"GPU {part.gpu_id}: {part.vram_mib} MiB, {part.compute_milli / 10:g}% compute" for part in self.slices)
+        return f"place   {self.pod} -> {self.node} ({held or 'no GPU'})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nominate:
+    """Write which waiting pods a node on its way is kept for."""
+
+    pool: str
+    request: NodeRequest
+    uids: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"keep    {self.request.name} for {len(self.uids)} pods ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkIdle:
+    """Write on a node since when it is idle; None takes the mark off."""
+
+    pool: str
+    node: str
+    since_s: int | None
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"{'idle   ' if self.since_s is not None else 'in use '} {self.node} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Buy one node for each request with one call: any of the offers, best first."""
+
+    pool: str
+    batch: str
+    """Name of the batch that will record the call."""
+    requests: tuple[NodeRequest, ...]
+    pods: tuple[tuple[str, ...], ...]
+    """For each request, the pods that it is bought for."""
+    offers: tuple[Offer, ...]
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        first = self.offers[0]
+        pods = sorted(pod for pods in self.pods for pod in pods)
+        return f"buy     {len(self.requests)} x {first.id} at {usd(first.price_micro_usd)} for {some(pods)} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminate:
+    """Give a machine back: cordon its node, check that it is still empty, then terminate. Repeated until it is gone."""
+
+    pool: str
+    request: NodeRequest
+    node: str
+    """Empty where no node joined."""
+    must_be_empty: bool
+    """True where a pod that has arrived meanwhile calls the whole thing off."""
+    set_aside: bool
+    """True where the offer disappointed (its node never became ready) and is to be left out for a while."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"return  {self.request.machine_id} {self.request.offer} {self.node} ({self.why})".replace("  (", " (")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Delete the record of a node request whose machine is gone or was never asked for, and what is left of its node."""
+
+    pool: str
+    request: NodeRequest
+    node: str
+    """The node object that is still there, or empty."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"forget  {self.request.name} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Delete the record of a settled batch of which nothing is left."""
+
+    pool: str
+    batch: str
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"drop    {self.batch} ({self.why})"
+
+
+Action = Advance | Adopt | Replay | Assign | Nominate | MarkIdle | Launch | Terminate | Forget | Drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Unmet:
+    """A pod for which there is no place and none is on its way."""
+
+    pool: str
+    pod: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"unmet   {self.pod}: {'; '.join(self.reasons)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The actions of one tick, in the order in which they are applied, and what no action could help."""
+
+    actions: tuple[Action, ...] = ()
+    unmet: tuple[Unmet, ...] = ()
+    waiting: tuple[str, ...] = field(default=())
+    """Pods whose node is on its way."""
+    recheck_s: int | None = None
+    """When time alone could change the plan: a timeout, a node long enough idle. None: only a change in the world."""
+    retry_s: int | None = None
+    """When an offer that is set aside now may be tried again for an unmet pod."""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the plan for a reader, one line each.
+
+        >>> list(Plan().lines())
+        ['nothing to do']
+        """
+        if not self.actions and not self.unmet:
+            yield "nothing to do"
+        yield from map(str, chain(self.actions, self.unmet))

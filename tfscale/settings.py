@@ -1,0 +1,82 @@
+"""Every setting of the command line, with unit and reason. Flags win over environment variables (``TFSCALE_...``).
+
+Only the CLI reads this; the library takes plain values.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, BaseModel, Field, model_validator
+from pydantic_settings import BaseSettings, CliSubCommand, CliToggleFlag, SettingsConfigDict
+
+__all__ = ["Reconcile", "Settings"]
+
+
+class Reconcile(BaseModel):
+    """Bring the cluster to what its pods ask for: place fractional GPU pods, buy the nodes they need, return idle ones."""
+
+    local: Annotated[
+        str | None, Field(description="scenario file to run on the simulated cluster and cloud; no account, no cluster")
+    ] = None
+    kubeconfig: Annotated[
+        str | None, Field(description="kubeconfig file; default: $KUBECONFIG, ~/.kube/config, or the pod's service account")
+    ] = None
+    context: Annotated[str | None, Field(description="context of the kubeconfig; default: its current one")] = None
+    once: Annotated[CliToggleFlag[bool], Field(description="one round, then end")] = False
+    interval: Annotated[
+        int | None, Field(ge=1, le=3600, description="seconds between rounds; default 10, which is what Karpenter polls too")
+    ] = None
+    until_idle: Annotated[CliToggleFlag[bool], Field(description="end when nothing is left to do and nothing is on its way")] = (
+        False
+    )
+    dry_run: Annotated[CliToggleFlag[bool], Field(description="print the plan of one round and change nothing")] = False
+    output: Annotated[
+        Literal["text", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "text"
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = {"--once": self.once, "--interval": self.interval, "--until-idle": self.until_idle}
+        ways = [name for name, on in given.items() if on]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other")
+        if self.local is not None and (self.kubeconfig or self.context):
+            raise ValueError("--local runs without a cluster; leave out --kubeconfig and --context")
+        if self.local is not None and self.interval:
+            raise ValueError("--local runs in simulated time; leave out --interval")
+        return self
+
+
+class Settings(BaseSettings):
+    """Share GPUs between models and buy only the nodes that are needed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TFSCALE_",
+        env_nested_delimiter="__",
+        cli_prog_name="tfscale",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_parse_none_str="none",
+        cli_exit_on_error=True,
+        extra="forbid",
+    )
+
+    cluster_name: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$",
+            description="written on every machine as a tag; two clusters of one account need different names",
+        ),
+    ] = "default"
+    annotation_prefix: Annotated[
+        str, Field(min_length=1, description="prefix of TensorFusion's annotations, where it was installed with its own")
+    ] = "tensor-fusion.ai"
+    machine_lag: Annotated[
+        int, Field(ge=0, le=3600, description="seconds that a new machine may be missing from the cloud's listing")
+    ] = 60
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="what goes to standard error")] = (
+        "warning"
+    )
+    reconcile: CliSubCommand[Reconcile]

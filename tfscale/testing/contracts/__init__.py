@@ -1,0 +1,9 @@
+"""What every implementation of a tfscale port must do, as suites that its author can run. They need pytest."""
+
+import pytest
+
+pytest.register_assert_rewrite(f"{__name__}.kube")
+
+from tfscale.testing.contracts.kube import WIDGET_CRD, WIDGETS, KubeContract  # noqa: E402  # rewritten only after the line above
+
+__all__ = ["WIDGETS", "WIDGET_CRD", "KubeContract"]
