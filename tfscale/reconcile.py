@@ -130,7 +130,7 @@ class Reconciler:
                     problems += mode.check()
                     self._open[pool.name] = rules, mode
             except BadInputError as error:
-                problems.append(error.problem)
+                problems += error.problems
             except ModeError as error:
                 log.warning("pool %s: mode %s: %s", pool.name, pool.mode, error)
             else:

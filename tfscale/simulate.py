@@ -18,6 +18,7 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODES, PODS, Json, Kind
 from tfscale.kube.requests import TENSOR_FUSION
 from tfscale.modes.base import ModeContext
+from tfscale.quantity import usd_text
 from tfscale.reconcile import Reconciler
 from tfscale.scenario import Cloud, Scenario, read_scenario
 from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedType
@@ -190,8 +191,8 @@ def _cloud(cloud: Cloud | None, gpus: GpuTable, seed: int) -> SimulatedCloud:
                 gpu_count=kind.gpu_count,
                 vcpu=kind.cpu_milli // 1_000,
                 memory_mib=kind.memory_mib,
-                usd_per_hour=_usd(kind.price_micro_usd),
-                spot_usd_per_hour=_usd(kind.spot_price_micro_usd),
+                usd_per_hour=None if kind.price_micro_usd is None else usd_text(kind.price_micro_usd),
+                spot_usd_per_hour=None if kind.spot_price_micro_usd is None else usd_text(kind.spot_price_micro_usd),
             )
             for kind in cloud.instance_types
         ],
@@ -202,7 +203,3 @@ def _cloud(cloud: Cloud | None, gpus: GpuTable, seed: int) -> SimulatedCloud:
         gpus=gpus,
         seed=seed,
     )
-
-
-def _usd(micro_usd: int | None) -> str | None:
-    return None if micro_usd is None else f"{micro_usd / 1_000_000:.6f}"

@@ -343,10 +343,13 @@ class TestOnItsOwn:
             (SimulatedType(name="g66.xlarge"), "instance type g66.xlarge: name is 'g66.xlarge'; want a type of EC2's own"),
             (SimulatedType(name="x", vcpu=2), "instance type x: vcpu and memory is '2 and None'; want both"),
             (SimulatedType(name="x", vcpu=2, memory_mib=1, gpu_model="B20", gpu_count=1), "gpu model is 'B20'; want B200?"),
-            (SimulatedType(name="g6.xlarge", usd_per_hour="nan"), "instance type g6.xlarge: price is 'nan'; want a price in USD"),
+            (
+                SimulatedType(name="g6.xlarge", usd_per_hour="nan"),
+                "instance type g6.xlarge: price is 'nan'; want an amount of USD",
+            ),
             (
                 SimulatedType(name="g6.xlarge", spot_usd_per_hour="-1"),
-                "instance type g6.xlarge: spot price is '-1'; want a price",
+                "instance type g6.xlarge: spot price is '-1'; want an amount of USD",
             ),
             (SimulatedType(name="g6.xlarge", zones=("mars",)), "instance type g6.xlarge: zone is 'mars'; want one of us-east-1a"),
         ],

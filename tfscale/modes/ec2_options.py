@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.model import Pool
+from tfscale.spec import Spec, Usd, parse
 
-__all__ = ["Ec2Options", "LaunchTemplate", "micro_usd", "options_of"]
+__all__ = ["Ec2Options", "LaunchTemplate", "options_of"]
 
 CAPACITY_TYPES = ("on-demand", "spot")
-_DEAREST_USD = 1_000_000
 # Karpenter collects instances that carry its tags and that it does not know; `aws:` is EC2's own.
 _FOREIGN_TAGS = ("aws:", "tfscale.io/", "karpenter.sh/", "karpenter.k8s.aws/", "eks:eks-cluster-name")
-_MICRO = 1_000_000
-
-
-def micro_usd(price: object) -> int:
-    """Return a price in USD per hour as micro-USD per hour, rounded to the nearest.
-
-    Raises ``ValueError`` for anything that is no finite number from 0 to a million.
-
-    >>> micro_usd("0.8048")
-    804800
-    """
-    want = f"a price in USD per hour, 0 to {_DEAREST_USD:,}"
-    if isinstance(price, bool) or not isinstance(price, (str, int, float, Decimal)):
-        raise ValueError(want)  # noqa: TRY004 - pydantic turns only ValueError into a message
-    try:
-        usd = Decimal(str(price))
-    except InvalidOperation:
-        raise ValueError(want) from None
-    if not usd.is_finite() or not 0 <= usd <= _DEAREST_USD:
-        raise ValueError(want)
-    return int((usd * _MICRO).to_integral_value(ROUND_HALF_UP))
 
 
 def _shaped(pattern: str, want: str) -> AfterValidator:
@@ -65,11 +40,7 @@ def _version(value: object) -> str:
     return text
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
-
-
-class LaunchTemplate(_Strict):
+class LaunchTemplate(Spec):
     """The launch template that brings image, disk, network and bootstrap of the nodes."""
 
     name: Annotated[str, _shaped("[a-zA-Z0-9()./_-]{3,128}", "the name of a launch template")] | None = None
@@ -83,14 +54,14 @@ class LaunchTemplate(_Strict):
         return self
 
 
-class Ec2Options(_Strict):
+class Ec2Options(Spec):
     """The options of one pool."""
 
     region: Annotated[str, _shaped("[a-z]+(-[a-z]+)+-[0-9]+", "a region such as us-east-1")]
     launch_template: LaunchTemplate
-    subnet_ids: tuple[Annotated[str, _shaped("subnet-[0-9a-f]+", "an id such as subnet-0123456789abcdef0")], ...] = ()
+    subnet_ids: list[Annotated[str, _shaped("subnet-[0-9a-f]+", "an id such as subnet-0123456789abcdef0")]] = []
     """Where nodes may be; empty leaves the subnet of each zone to EC2 and the launch template."""
-    prices: dict[str, Annotated[int, BeforeValidator(micro_usd)]] = {}
+    prices: dict[str, Usd] = {}
     """Micro-USD per hour by instance type, instead of the price list: what a contract says. On-demand only."""
     tags: dict[Annotated[str, BeforeValidator(_own_tag)], str] = {}
     """Tags for instances, volumes and fleets, beside those of tfscale."""
@@ -102,25 +73,4 @@ def options_of(pool: Pool) -> Ec2Options:
     for wanted in pool.wanted.capacity_types:
         if wanted not in CAPACITY_TYPES:
             raise BadInputError(Problem(where=where, field="capacity type", value=wanted, want=" or ".join(CAPACITY_TYPES)))
-    try:
-        return Ec2Options.model_validate(dict(pool.options))
-    except ValidationError as error:
-        raise BadInputError(*(_problem(where, entry) for entry in error.errors())) from None
-
-
-def _problem(where: str, entry: ErrorDetails) -> Problem:
-    path = [str(part) for part in entry["loc"] if part != "[key]"]
-    field = ".".join(("spec.options", *path))
-    if entry["type"] == "missing":
-        return Problem(where=where, field=field, value="", want="it set")
-    if entry["type"] == "extra_forbidden":
-        return Problem(where=where, field=field, value=str(entry["input"]), want=_known_keys(path))
-    want = entry["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return Problem(where=where, field=field, value=str(entry["input"]), want=want)
-
-
-def _known_keys(path: list[str]) -> str:
-    model: type[_Strict] = LaunchTemplate if path[0] == "launchTemplate" else Ec2Options
-    known = [str(field.alias) for field in model.model_fields.values()]
-    near = difflib.get_close_matches(path[-1], known, n=1)
-    return f"{near[0]}?" if near else "one of " + ", ".join(known)
+    return parse(Ec2Options, dict(pool.options), where=where, field="spec.options")

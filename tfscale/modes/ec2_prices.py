@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tfscale.errors import ModeError
 from tfscale.modes.ec2_calls import Ec2Calls
-from tfscale.modes.ec2_options import micro_usd
+from tfscale.quantity import micro_usd
 
 if TYPE_CHECKING:
     from types_boto3_pricing.type_defs import FilterTypeDef

@@ -12,7 +12,7 @@ from typing import Any
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.modes.ec2_catalogue import Facts, facts_of
-from tfscale.modes.ec2_options import micro_usd
+from tfscale.quantity import micro_usd
 from tfscale.testing.fake_ec2.wire import Answer, ApiError
 
 __all__ = ["PAGE", "Market", "SimulatedType"]
