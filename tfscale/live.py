@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from datetime import UTC, datetime
 from threading import Event
 
@@ -42,6 +43,8 @@ def reconciler(*, kubeconfig: str | None, context: str | None, cluster: str, pre
 
     `cluster` is the name that machines are tagged with, `prefix` that of TensorFusion's annotations.
     """
+    # Who writes insecure-skip-tls-verify knows it; urllib3 would say it again at every call.
+    warnings.filterwarnings("ignore", message="Unverified HTTPS request")
     kube = KubeClient.connect(kubeconfig=kubeconfig, context=context)
     gpus = GpuTable()
     return Reconciler(

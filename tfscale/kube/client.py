@@ -26,6 +26,7 @@ from tfscale.errors import (
     ConflictError,
     ForbiddenError,
     GoneError,
+    NotFoundError,
     Problem,
     RefusedObjectError,
     TooManyRequestsError,
@@ -99,6 +100,9 @@ class KubeClient:
         except GoneError:
             # The moment of the first page is no longer served. One large page has only one moment.
             return self._pages(kind, path, query)
+        except NotFoundError as error:
+            served = f"{kind.plural} of {kind.api_version}"
+            raise NotFoundError(f"the cluster does not serve {served}: is its definition installed?") from error
 
     def watch(
         self,
