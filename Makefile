@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check format bench-openb clean
+.PHONY: help demo test check fuzz format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,6 +15,9 @@ demo: $(INSTALLED) ## Run the main job on a simulated cloud and cluster.
 
 test: $(INSTALLED) ## Run the whole default test suite.
 	$(BIN)/python -m pytest -n 2
+
+fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many random scenarios.
+	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py
 
 check: $(INSTALLED) ## Lint, format, types, import contracts.
 	$(BIN)/ruff check .

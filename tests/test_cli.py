@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tfscale import __version__
 from tfscale.cli import Exit, main
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,29 @@ def test_a_setting_of_the_environment_is_checked_too(monkeypatch: pytest.MonkeyP
 
     assert Exit.USAGE == main(["reconcile", "--local", FIRST])
     assert capsys.readouterr().err.startswith("tfscale: --machine-lag is 'soon'; want a valid integer")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """As every command has it."""
+    assert Exit.DONE == main(["--version"])
+    assert f"tfscale {__version__}\n" == capsys.readouterr().out
+
+
+def test_a_full_disk_under_standard_output_is_one_line() -> None:
+    """No traceback where the result cannot be written."""
+    command = f"{sys.executable} -m tfscale reconcile --local {FIRST} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603, S607 - a shell, for its redirection
+
+    assert (Exit.FAILED, "tfscale: standard output: No space left on device\n") == (done.returncode, done.stderr)
+
+
+def test_the_plan_of_a_dry_run_is_in_the_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each action, as in the text."""
+    main(["reconcile", "--local", FIRST, "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    main(["reconcile", "--local", FIRST, "--dry-run", "-o", "json"])
+
+    assert lines == json.loads(capsys.readouterr().out)["plan"]
 
 
 def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:

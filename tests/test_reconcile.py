@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +13,13 @@ from hypothesis import strategies as st
 
 from tests import recount
 from tfscale.account import Account
-from tfscale.kube.port import GPU_POOLS, Json, Kube
+from tfscale.apply import apply
+from tfscale.errors import AlreadyExistsError
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, Json, Kind, Kube
 from tfscale.reconcile import Reconciler, Report, run
 from tfscale.scenario import Capacity, Cloud, InstanceType, Scenario, Workload
 from tfscale.simulate import World, open_world
-from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, THROTTLED
+from tfscale.testing.fake_ec2 import ACCESS_DENIED, LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE, Fault
 
 FACTOR = int(os.environ.get("TFSCALE_FUZZ", "1"))
 """How many times more examples than by default; `make fuzz` sets it."""
@@ -68,13 +69,6 @@ def scenario(*workloads: Workload, capacity: dict[tuple[str, str], int] | None =
     return Scenario(objects=((GPU_POOLS, POOL),), cloud=cloud, workloads=workloads)
 
 
-@contextmanager
-def opened(given_scenario: Scenario) -> Iterator[World]:
-    """Yield the world of a scenario under default settings."""
-    with open_world(given_scenario) as world:
-        yield world
-
-
 def run_to_the_end(world: World, *checks: Callable[[Report], None]) -> Account:
     """Run until idle and return the account; `checks` see every report."""
     account = Account()
@@ -119,12 +113,12 @@ def test_every_run_ends_with_everything_placed_or_explained_and_nothing_leaked(
     workloads: list[Workload], capacity: dict[tuple[str, str], int]
 ) -> None:
     """Whatever is asked for: no over-commit at any time, the account equals a recount, no machine and no record is left."""
-    with opened(scenario(*workloads, capacity=capacity)) as world:
+    with open_world(scenario(*workloads, capacity=capacity)) as world:
         account = run_to_the_end(world)
         result = account.as_json()
 
         assert recount.pools(world.kube) == {name: recount.without_reasons(pool) for name, pool in result["pools"].items()}
-        assert 0 == account.pools["inference"].machines_left
+        assert set() == account.pools["inference"].machines
         assert {"noderequests": 0, "launchbatches": 0} == recount.records(world.kube)
         assert all(unmet["reasons"] for unmet in result["pools"]["inference"]["unmet"])
         assert [] == result["problems"]
@@ -134,7 +128,7 @@ def test_every_run_ends_with_everything_placed_or_explained_and_nothing_leaked(
 @given(WORKLOADS)
 def test_a_plan_that_was_applied_leaves_nothing_to_do(workloads: list[Workload]) -> None:
     """Plan, apply, observe and plan again at the same moment: the second plan is empty."""
-    with opened(scenario(*workloads)) as world:
+    with open_world(scenario(*workloads)) as world:
 
         def plan_again(_: Report) -> None:
             again = world.reconciler.tick(world.now_s(), dry_run=True)
@@ -148,7 +142,7 @@ def test_a_plan_that_was_applied_leaves_nothing_to_do(workloads: list[Workload])
 def test_a_dry_run_changes_no_object_and_no_machine(workloads: list[Workload], capacity: dict[tuple[str, str], int]) -> None:
     """Between any two rounds a dry run leaves the cluster at the same version and calls nothing that writes."""
     writes = ("CreateFleet", "RunInstances", "TerminateInstances", "CreateTags")
-    with opened(scenario(*workloads, capacity=capacity)) as world:
+    with open_world(scenario(*workloads, capacity=capacity)) as world:
 
         def dry_run(_: Report) -> None:
             before = world.kube.list(GPU_POOLS).resource_version, [world.cloud.calls[name] for name in writes]
@@ -205,7 +199,7 @@ def test_a_crash_at_any_write_launches_nothing_twice_and_leaks_nothing(*, after:
     """The process dies before or after each of its writes in turn and starts again without memory: the end is the same."""
     crashes = 0
     for at in range(1, 10_000):
-        with opened(scenario(*LOADS)) as world:
+        with open_world(scenario(*LOADS)) as world:
             healthy = world.reconciler
             world.reconciler = restarted(healthy, CrashingKube(world.kube, at=at, after=after))
             try:
@@ -228,7 +222,7 @@ def test_a_crash_at_any_write_launches_nothing_twice_and_leaks_nothing(*, after:
 @pytest.mark.parametrize("operation", ["CreateFleet", "TerminateInstances", "DescribeInstances"])
 def test_a_failing_call_is_made_good(operation: str, fault: Any) -> None:  # noqa: ANN401 - a fault
     """The first calls of an operation fail, with or without effect: the run ends with the same machines and none left."""
-    with opened(scenario(*LOADS)) as world:
+    with open_world(scenario(*LOADS)) as world:
         world.cloud.fail_next(operation, fault, times=2)
         account = run_to_the_end(world)
 
@@ -236,5 +230,148 @@ def test_a_failing_call_is_made_good(operation: str, fault: Any) -> None:  # noq
             len(recount.instances()),
             account.pools["inference"].bound,
             account.pools["inference"].terminated,
-            account.pools["inference"].machines_left,
+            len(account.pools["inference"].machines),
         )
+
+
+def smaller(node: Json) -> Json:
+    """Keep a part of each node for the kubelet, as every kubelet does."""
+    allocatable = node["status"]["allocatable"] | {"cpu": "400m"}
+    return node | {"status": node["status"] | {"allocatable": allocatable}}
+
+
+def tainted(node: Json) -> Json:
+    """Let the node carry a taint that no offer told of."""
+    return node | {"spec": node["spec"] | {"taints": [{"key": "other", "effect": "NoSchedule"}]}}
+
+
+def with_less_vram(node: Json) -> Json:
+    """Let the driver keep a part of the VRAM, as it does on a T4."""
+    labels = node["metadata"]["labels"]
+    if "nvidia.com/gpu.memory" not in labels:
+        return node
+    less = str(int(labels["nvidia.com/gpu.memory"]) // 2)
+    return node | {"metadata": node["metadata"] | {"labels": labels | {"nvidia.com/gpu.memory": less}}}
+
+
+def without_gpus(node: Json) -> Json:
+    """Let the GPUs never appear: neither the device plugin nor feature discovery comes up."""
+    labels = {key: value for key, value in node["metadata"]["labels"].items() if not key.startswith("nvidia.com/")}
+    status = {key: {k: v for k, v in node["status"][key].items() if k != "nvidia.com/gpu"} for key in ("capacity", "allocatable")}
+    return node | {"metadata": node["metadata"] | {"labels": labels}, "status": node["status"] | status}
+
+
+def never(_: Json) -> None:
+    """Let no node join."""
+
+
+@pytest.mark.parametrize("joins", [smaller, tainted, with_less_vram, without_gpus, never])
+def test_nodes_that_disappoint_are_bought_a_few_times_and_the_run_ends(joins: Callable[[Json], Json | None]) -> None:
+    """A pod for which no bought node is good has each type tried, is unmet with the reason, and every machine is returned."""
+    with open_world(scenario(workload("half", share("13Gi", "50"))), joins=joins) as world:
+        account = run_to_the_end(world)
+        bought = len(recount.instances())
+
+        assert ["default/half-0"] == list(account.pools["inference"].unmet)
+        assert 0 < bought <= 2 * len(TYPES)
+        assert {"terminated"} == {state for _, _, state in recount.instances()}
+        assert {"noderequests": 0, "launchbatches": 0} == recount.records(world.kube)
+
+
+def test_a_pod_that_fits_no_bought_node_does_not_keep_others_from_such_nodes() -> None:
+    """What is set aside for one pod is bought for another."""
+    loads = workload("big", share("13Gi", "50")), workload("small", share("1Gi", "10"), arrive_after_s=300)
+    with open_world(scenario(*loads), joins=with_less_vram) as world:
+        account = run_to_the_end(world)
+
+        assert (["default/big-0"], 1) == (list(account.pools["inference"].unmet), account.pools["inference"].bound)
+
+
+def interfere(world: World, at_s: int, act: Callable[[], object]) -> Account:
+    """Run to the end; somebody acts by hand once the clock has passed a time."""
+    done = False
+
+    def check(report: Report) -> None:
+        nonlocal done
+        if not done and report.cluster.now_s >= world.start_s + at_s:
+            done = True
+            act()
+
+    return run_to_the_end(world, check)
+
+
+def delete_all(world: World, kind: Kind) -> None:
+    """Delete every object of a kind."""
+    for obj in world.kube.list(kind).items:
+        world.kube.delete(kind, obj["metadata"]["name"])
+
+
+@pytest.mark.parametrize("kind", [NODES, NODE_REQUESTS, LAUNCH_BATCHES, GPU_POOLS], ids=lambda kind: kind.plural)
+@pytest.mark.parametrize("at_s", [0, 90, 300])
+def test_objects_deleted_by_hand_leak_no_machine(kind: Kind, at_s: int) -> None:
+    """Nodes, records or the pool itself: every machine that was bought is returned in the end."""
+    with open_world(scenario(*LOADS)) as world:
+        interfere(world, at_s, lambda: delete_all(world, kind))
+
+        assert {"terminated"} == {state for _, _, state in recount.instances()}
+        assert {"noderequests": 0, "launchbatches": 0} == recount.records(world.kube)
+
+
+def test_a_machine_terminated_by_hand_is_replaced() -> None:
+    """Its pods that had not run yet get another place, and nothing is left at the end."""
+    with open_world(scenario(*LOADS)) as world:
+        ec2 = world.cloud.session.client("ec2")
+        account = interfere(world, 0, lambda: ec2.terminate_instances(InstanceIds=[world.cloud.machines[0].id]))
+
+        assert (4, set(), {}) == (
+            account.pools["inference"].bound,
+            account.pools["inference"].machines,
+            account.pools["inference"].unmet,
+        )
+        assert NODES_NEEDED + 1 == len(recount.instances())
+
+
+def test_a_pool_whose_mode_is_changed_keeps_its_nodes_and_says_so() -> None:
+    """Nothing is forgotten: with the old mode back, everything is returned."""
+    with open_world(scenario(*LOADS)) as world:
+        account = interfere(world, 100, lambda: world.kube.patch(GPU_POOLS, "inference", {"spec": {"mode": "static"}}))
+        kept = recount.records(world.kube)["noderequests"]
+        world.kube.patch(GPU_POOLS, "inference", {"spec": {"mode": "ec2"}})
+        run_to_the_end(world)
+
+        assert kept > 0
+        assert any("spec.mode is 'static'; want ec2 until" in str(problem) for problem in account.problems)
+        assert {"terminated"} == {state for _, _, state in recount.instances()}
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault"),
+    [
+        ("CreateFleet", ACCESS_DENIED),
+        ("CreateFleet", UNREACHABLE),
+        ("DescribeLaunchTemplates", ACCESS_DENIED),
+        ("TerminateInstances", ACCESS_DENIED),
+    ],
+)
+def test_a_call_that_never_succeeds_ends_the_run_with_few_tries(operation: str, fault: Fault) -> None:
+    """Denied or unreachable for ever: the run says so and ends."""
+    with open_world(scenario(*LOADS)) as world:
+        world.cloud.fail_next(operation, fault, times=10_000)
+        account = run_to_the_end(world)
+
+        assert not account.complete
+        assert world.cloud.calls[operation] < 50
+
+
+def test_two_processes_that_decide_the_same_buy_once() -> None:
+    """The second one collides on the record, at whatever second it acts."""
+    with open_world(scenario(*LOADS)) as world:
+        other = restarted(world.reconciler, world.kube)
+        stale = other.tick(world.now_s(), dry_run=True)
+        world.reconciler.tick(world.now_s())
+        modes = {"inference": other.mode_of("ec2", where="", field="").open(other.open_with(stale.cluster.pools[0]))}
+        later = replace(stale.cluster, now_s=world.now_s() + 1)
+        outcomes = list(apply(stale.plan, later, world.kube, modes))
+
+        assert [AlreadyExistsError] == [type(outcome.error) for outcome in outcomes]
+        assert 2 == len(recount.instances())

@@ -9,7 +9,7 @@ from typing import Any
 from tfscale.apply import Outcome
 from tfscale.errors import Problem
 from tfscale.lifecycle import State
-from tfscale.plan import Adopt, Advance, Assign, Forget, Launch, MarkIdle, Replay, Terminate, some, usd
+from tfscale.plan import Adopt, Advance, Assign, Avoid, Forget, Launch, MarkIdle, Recover, Replay, Terminate, some, usd
 from tfscale.reconcile import Report
 
 __all__ = ["Account", "PoolTotals"]
@@ -17,12 +17,13 @@ __all__ = ["Account", "PoolTotals"]
 
 @dataclass(slots=True, kw_only=True)
 class PoolTotals:
-    """What happened to one pool in a run. Machines count once, however often a call was replayed."""
+    """What happened to one pool in a run: machines that calls gave, pods bound, machines that are gone for good."""
 
     launched: int = 0
     bound: int = 0
     terminated: int = 0
-    machines_left: int = 0
+    machines: set[str] = field(default_factory=set)
+    """Ids of the machines that are left."""
     unmet: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By pod: why it has no place at the end."""
 
@@ -33,7 +34,7 @@ class PoolTotals:
             "bound": self.bound,
             "unmet": [{"pod": pod, "reasons": list(reasons)} for pod, reasons in sorted(self.unmet.items())],
             "terminated": self.terminated,
-            "machines_left": self.machines_left,
+            "machines_left": len(self.machines),
         }
 
 
@@ -49,11 +50,14 @@ class Account:
     failed: int = 0
     """Actions of the last tick that could not be carried out."""
     ticks: int = 0
+    planned: list[str] = field(default_factory=list)
+    """The plan of the last tick, a line each."""
 
     def add(self, report: Report) -> Iterator[str]:
         """Count a report and yield a line for each thing that happened in it."""
         self.ticks += 1
         self.unreachable = report.unreachable
+        self.planned = [*report.plan.lines()]
         self.failed = len(report.failed)
         for problem in report.problems:
             if problem not in self.problems:
@@ -63,7 +67,7 @@ class Account:
             totals = self._pool(pool.name)
             machines = report.cluster.machines.get(pool.name)
             if machines is not None:
-                totals.machines_left = len(machines)
+                totals.machines = {machine.id for machine in machines}
             totals.unmet = {}
         for unmet in report.plan.unmet:
             self._pool(unmet.pool).unmet[unmet.pod] = unmet.reasons
@@ -76,13 +80,13 @@ class Account:
             return
         totals = self._pool(outcome.action.pool)
         totals.launched += len(outcome.machines)
-        # What was bought or given back in this tick was not in the listing that the tick began with.
-        totals.machines_left += len(outcome.machines)
+        # What was bought in this tick was not in the listing that the tick began with.
+        totals.machines |= {machine.id for machine in outcome.machines}
         match outcome.action:
             case Assign():
                 totals.bound += 1
-            case Terminate(request=request):
-                totals.terminated += request.state is not State.TERMINATING
+            case Forget(request=request) if request.machine_id:
+                totals.terminated += 1
 
     def _pool(self, name: str) -> PoolTotals:
         return self.pools.setdefault(name, PoolTotals())
@@ -97,10 +101,13 @@ class Account:
         for name, totals in sorted(self.pools.items()):
             yield (
                 f"pool {name}: {totals.launched} nodes bought, {totals.bound} pods placed, {totals.terminated} nodes returned, "
-                f"{totals.machines_left} machines left, {len(totals.unmet)} pods without a place"
+                f"{len(totals.machines)} machines left, {len(totals.unmet)} pods without a place"
             )
             for pod, reasons in sorted(totals.unmet.items()):
                 yield f"  {pod}: {'; '.join(reasons)}"
+        if self.problems:
+            yield f"problems: {len(self.problems)}"
+            yield from (f"  {problem}" for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
         """Return the totals of all pools, the problems and the number of ticks."""
@@ -123,9 +130,9 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     match action:
         case Launch() | Replay() | Adopt():
             yield from _purchase(outcome)
-        case Advance(state=State.READY):
-            yield f"ready   {action.node} ({action.request.offer})"
-        case Assign() | Terminate() | MarkIdle():
+        case Advance(request=request) if request.state is State.READY:
+            yield f"ready   {request.node} ({request.offer})"
+        case Assign() | Avoid() | MarkIdle() | Recover() | Terminate():
             yield str(action)
         case Forget(request=request) if request.machine_id:
             yield f"gone    {request.machine_id} {request.offer}"
@@ -133,12 +140,10 @@ def _lines(outcome: Outcome) -> Iterator[str]:
 
 def _purchase(outcome: Outcome) -> Iterator[str]:
     """Tell which offers had no capacity, which were taken instead, for whom and why."""
-    for refusal in outcome.refusals:
-        then = "the next offer was tried" if outcome.machines else "no other offer was left in this call"
-        yield f"refused {refusal.offer}: {refusal.code}; {then}"
     action = outcome.action
     if not isinstance(action, Launch):
         yield from (f"buy     {machine.id} {machine.offer} ({action.why})" for machine in outcome.machines)
+        yield from _refusals(outcome)
         return
     pods = dict(zip((request.name for request in action.requests), action.pods, strict=True))
     offers = {offer.id: offer for offer in action.offers}
@@ -150,3 +155,9 @@ def _purchase(outcome: Outcome) -> Iterator[str]:
             why = f"no capacity left for {some(better)}" if better else action.why
             price = usd(offer.price_micro_usd)
             yield f"buy     {result.machine.id} {offer.id} at {price} for {some(pods[result.request])} ({why})"
+    yield from _refusals(outcome)
+
+
+def _refusals(outcome: Outcome) -> Iterator[str]:
+    then = "the next offer was tried" if outcome.machines else "no other offer was left in this call"
+    yield from (f"refused {refusal.offer}: {refusal.code}; {then}" for refusal in outcome.refusals)

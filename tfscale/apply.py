@@ -7,29 +7,33 @@ and only then calls the cloud; a machine is forgotten only after it is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tfscale.errors import LaunchRefusedError, ModeError, NotFoundError, TfscaleError
 from tfscale.kube import convert
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kind, Kube
-from tfscale.lifecycle import State
-from tfscale.model import Cluster, LaunchBatch, Machine, NodeRequest, Pool, SetAside
+from tfscale.lifecycle import Event, State, after
+from tfscale.market import remembered, set_aside
+from tfscale.model import Cluster, LaunchBatch, Machine, NodeRequest, Pool
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
     Action,
     Adopt,
     Advance,
     Assign,
+    Avoid,
     Drop,
     Forget,
     Launch,
     MarkIdle,
     Nominate,
     Plan,
+    Recover,
     Replay,
     Terminate,
+    Unguard,
 )
 
 __all__ = ["Outcome", "apply"]
@@ -90,19 +94,28 @@ class _Hands:
     kube: Kube
     modes: Mapping[str, ScalingMode]
 
-    def carry_out(self, action: Action) -> Outcome:  # noqa: PLR0911 - one return for each kind of action
+    def carry_out(self, action: Action) -> Outcome:  # noqa: C901, PLR0912 - one case for each kind of action
         """Do one action."""
         match action:
             case Advance():
-                return self._advance(action)
+                self._write_status(action.request)
             case Adopt():
                 return self._settle(action, action.batch, results_of(action.batch, action.machines))
             case Replay():
                 return self._call(action, action.batch)
             case Assign():
                 return self._bind(action)
+            case Recover():
+                self.kube.create(NODE_REQUESTS, convert.write_request(action.request))
+                self._write_status(action.request)
             case Nominate():
-                self.kube.patch(NODE_REQUESTS, action.request.name, {"spec": {"nominated": list(action.uids)}})
+                self._nominate(action.request, action.uids)
+            case Avoid():
+                for uid in action.uids:
+                    self._set_aside(action.pool, [(action.request.offer, uid, action.why)])
+                self._nominate(action.request, [uid for uid in action.request.nominated if uid not in action.uids])
+            case Unguard():
+                self._guard(action.pool, on=False)
             case MarkIdle():
                 self.kube.patch(NODES, action.node, convert.idle_mark(action.since_s))
             case Launch():
@@ -115,13 +128,11 @@ class _Hands:
 
     # --- records ---
 
-    def _advance(self, action: Advance) -> Outcome:
-        request = replace(action.request, state=action.state, node=action.node, changed_s=self.cluster.now_s)
-        self._write_status(request)
-        return Outcome(action=action, done=True)
-
     def _write_status(self, request: NodeRequest) -> None:
         self.kube.patch_status(NODE_REQUESTS, request.name, convert.request_status(request))
+
+    def _nominate(self, request: NodeRequest, uids: Sequence[str]) -> None:
+        self.kube.patch(NODE_REQUESTS, request.name, {"spec": {"nominated": list(uids)}})
 
     def _bind(self, action: Assign) -> Outcome:
         namespace, _, name = action.pod.partition("/")
@@ -135,22 +146,25 @@ class _Hands:
         """Write the requests, then the batch with the exact call, then make the call."""
         mode = self._mode(action.pool)
         parameters = mode.prepare(action.batch, action.requests, action.offers, now_s=self.cluster.now_s)
-        known = {request.name for request in self.cluster.requests}
+        if not self._pool(action.pool).guarded:
+            self._guard(action.pool, on=True)
         for request in action.requests:
-            body = convert.write_request(request)
-            if request.name in known:
-                self.kube.patch(NODE_REQUESTS, request.name, {"spec": body["spec"]})
-            else:
-                self.kube.create(NODE_REQUESTS, body)
+            self.kube.create(NODE_REQUESTS, convert.write_request(request))
         batch = LaunchBatch(
             name=action.batch,
             pool=action.pool,
+            mode=self._pool(action.pool).mode,
             requests=tuple(sorted(request.name for request in action.requests)),
             parameters=parameters,
             created_s=self.cluster.now_s,
         )
         self.kube.create(LAUNCH_BATCHES, convert.write_batch(batch))
-        return self._call(action, batch)
+        try:
+            return self._call(action, batch)
+        except LaunchRefusedError as error:
+            # It would be refused again: the next offers have their turn, and these are tried again later.
+            self._set_aside(action.pool, [(offer.id, "", str(error)) for offer in action.offers])
+            raise
 
     def _call(self, action: Launch | Replay, batch: LaunchBatch) -> Outcome:
         try:
@@ -164,41 +178,54 @@ class _Hands:
     def _settle(self, action: Launch | Replay | Adopt, batch: LaunchBatch, results: Sequence[LaunchResult]) -> Outcome:
         """Write what the call gave. Interrupted anywhere, the batch is still unsettled and all of this is done again."""
         outcome = Outcome(action=action, done=True, results=tuple(results))
-        known = {request.name: request for request in self.cluster.requests}
         for result in results:
             if result.machine:
-                before = known.get(result.request) or NodeRequest(name=result.request, pool=action.pool)
-                launched = replace(
-                    before,
-                    state=State.LAUNCHED,
-                    machine_id=result.machine.id,
-                    offer=result.machine.offer,
-                    changed_s=self.cluster.now_s,
-                )
-                self._write_status(launched)
-        self._set_aside(action.pool, outcome.refusals)
+                self._launched(batch, result.request, result.machine)
+        self._set_aside(action.pool, [(refusal.offer, "", f"{refusal.code}: {refusal.message}") for refusal in outcome.refusals])
         if outcome.machines:
             self.kube.patch_status(LAUNCH_BATCHES, batch.name, {"status": {"settled": True}})
         else:
             self._delete(LAUNCH_BATCHES, batch.name)
         return outcome
 
-    def _set_aside(self, pool_name: str, refusals: Sequence[Refusal]) -> None:
-        """Leave offers out for a while, on the pool's status, so that a restart does not try them again at once."""
-        if not refusals:
+    def _launched(self, batch: LaunchBatch, name: str, machine: Machine) -> None:
+        """Write the machine of a request, once: a request that has gone further already, or was deleted, is left alone."""
+        known = {request.name: request for request in self.cluster.requests}
+        before = known.get(name) or NodeRequest(name=name, pool=batch.pool, mode=batch.mode)
+        if before.state is not State.REQUESTED:
             return
-        pool = next(pool for pool in self.cluster.pools if pool.name == pool_name)
+        state = after(before.state, Event.LAUNCHED)
         now_s = self.cluster.now_s
-        entries = {entry.offer: entry for entry in self._set_aside_now(pool) if entry.until_s > now_s}
-        for refusal in refusals:
-            entries[refusal.offer] = SetAside(
-                offer=refusal.offer, until_s=now_s + pool.set_aside_s, reason=f"{refusal.code}: {refusal.message}"
-            )
-        self.kube.patch_status(GPU_POOLS, pool.name, convert.set_aside_status(tuple(entries.values())))
+        try:
+            self._write_status(replace(before, state=state, machine_id=machine.id, offer=machine.offer, launched_s=now_s))
+        except NotFoundError:
+            log.warning("request %s was deleted; its machine %s will be recovered", name, machine.id)
 
-    def _set_aside_now(self, pool: Pool) -> Sequence[SetAside]:
-        """Read the list again: an earlier action of this plan may have written it."""
-        return convert.read_set_aside(self.kube.get(GPU_POOLS, pool.name))
+    def _set_aside(self, pool_name: str, offers: Iterable[tuple[str, str, str]]) -> None:
+        """Leave offers (id, pod uid or empty, reason) out for a while, on the pool's status, so that a restart remembers it."""
+        now_s, listed = self.cluster.now_s, tuple(offers)
+        if not listed:
+            return
+        # Read again: an earlier action of this plan may have written it.
+        written = convert.read_set_aside(self.kube.get(GPU_POOLS, pool_name))
+        pool = replace(self._pool(pool_name), set_aside=written)
+        alive = {"", *(demand.uid for demand in self.cluster.demands)}
+        entries = {(entry.offer, entry.pod): entry for entry in remembered(pool, now_s) if entry.pod in alive}
+        for offer, uid, reason in listed:
+            entries[offer, uid] = set_aside(pool, now_s, offer, reason, pod=uid)
+        self.kube.patch_status(GPU_POOLS, pool_name, convert.set_aside_status(tuple(entries.values())))
+
+    def _guard(self, pool_name: str, *, on: bool) -> None:
+        """Put our finalizer on a pool before anything is bought for it, or take it off."""
+        meta = self.kube.get(GPU_POOLS, pool_name)["metadata"]
+        others = [name for name in meta.get("finalizers", []) if name != convert.FINALIZER]
+        finalizers = [*others, convert.FINALIZER] if on else others
+        self.kube.patch(
+            GPU_POOLS, pool_name, {"metadata": {"finalizers": finalizers, "resourceVersion": meta["resourceVersion"]}}
+        )
+
+    def _pool(self, name: str) -> Pool:
+        return next(pool for pool in self.cluster.pools if pool.name == name)
 
     # --- giving back ---
 
@@ -221,14 +248,14 @@ class _Hands:
 
     def _cordon(self, action: Terminate) -> Outcome:
         was_cordoned = self._set_unschedulable(action.node, on=True) if action.node else False
-        if action.must_be_empty and (arrived := self._pods_on(action.node)):
+        if action.event is Event.IDLE and (arrived := self._pods_on(action.node)):
             if not was_cordoned:
                 self._set_unschedulable(action.node, on=False)
             return Outcome(action=action, done=False, note=f"called off: {arrived[0]} has arrived")
-        if action.request.state is not State.TERMINATING:
-            self._write_status(replace(action.request, state=State.TERMINATING, changed_s=self.cluster.now_s))
-        if action.set_aside:
-            self._set_aside(action.pool, (Refusal(offer=action.request.offer, code="NeverReady", message=action.why),))
+        if action.event is not None:
+            self._write_status(replace(action.request, state=after(action.request.state, action.event)))
+        if action.event is Event.TIMED_OUT:
+            self._set_aside(action.pool, [(action.disappointing, "", action.why)])
         return Outcome(action=action, done=True)
 
     def _set_unschedulable(self, node: str, *, on: bool) -> bool:

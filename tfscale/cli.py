@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from tfscale import __version__
 from tfscale.errors import (
     BadInputError,
     CloudUnreachableError,
@@ -58,16 +59,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return _say(_flag_problems(error), Exit.USAGE)
     except TfscaleError as error:
         return _say(str(error).splitlines(), _code(error))
-    except BrokenPipeError:
-        # The reader (`| head`) has enough; nothing is left to tell it.
+    except (KeyboardInterrupt, BrokenPipeError):
+        # Ctrl-C before the signals are ours, or a reader (`| head`) that has enough: nothing is left to tell.
         sys.stderr.close()
         return Exit.INTERRUPTED
+    except OSError as error:
+        return _say([f"standard output: {error.strerror}"], Exit.FAILED)
 
 
 def _run(settings: Settings) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    if settings.version:
+        print(f"tfscale {__version__}")
+        return Exit.DONE
     if settings.reconcile is None:
         return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
     return _reconcile(settings, settings.reconcile)
@@ -90,9 +96,9 @@ def _reconcile(settings: Settings, command: Reconcile) -> int:
     with _stop_requested() as stop, _world(settings, command, stop) as (reconciler, clock, stamp):
         _drive(command, reconciler, clock, stop, _Teller(command, account, stamp))
     if command.output == "json":
-        print(json.dumps(account.as_json(), indent=2))
+        print(json.dumps(account.as_json() | ({"plan": account.planned} if command.dry_run else {}), indent=2))
     elif not command.dry_run:
-        print(*account.summary(), sep="\n")
+        print(*account.summary(), sep="\n", flush=True)
     if stop.is_set() and not _endless(command):
         return Exit.INTERRUPTED
     if account.unreachable:
@@ -136,7 +142,7 @@ def _drive(command: Reconcile, reconciler: Reconciler, clock: Clock, stop: Event
 
 
 def _endless(command: Reconcile) -> bool:
-    """Whether the command goes on until it is stopped. A simulation always ends: it runs out of events."""
+    """Whether the command goes on until it is stopped. A simulation ends when nothing is left to happen."""
     return command.local is None and not (command.once or command.until_idle or command.dry_run)
 
 
@@ -159,14 +165,14 @@ class _Teller:
             if text or problem:
                 print(line if problem else f"{stamp} {line}", file=sys.stderr if problem else sys.stdout, flush=True)
         if self._command.dry_run and text:
-            print(*report.plan.lines(), sep="\n")
+            print(*self._account.planned, sep="\n")
         if time.monotonic() - self._shown >= self.EVERY_S:
             self._shown = time.monotonic()
             self._progress(report, stamp)
 
     def _progress(self, report: Report, stamp: str) -> None:
         bound = sum(totals.bound for totals in self._account.pools.values())
-        machines = sum(totals.machines_left for totals in self._account.pools.values())
+        machines = sum(len(totals.machines) for totals in self._account.pools.values())
         print(
             f"{stamp} round {self._account.ticks}: {bound} pods placed, {len(report.plan.waiting)} wait for a node, "
             f"{len(report.plan.unmet)} have no place, {machines} machines",

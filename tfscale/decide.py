@@ -9,16 +9,15 @@ Nothing is read, written or timed here. The same input gives the same plan, in w
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from tfscale.lifecycle import State
-from tfscale.market import Supply, usable, within
-from tfscale.model import Cluster, Demand, Node, NodeRequest, Offer, Pool
-from tfscale.plan import Action, Assign, Forget, Launch, MarkIdle, Nominate, Plan, Terminate, Unmet, usd
-from tfscale.records import Book, Policy, keep_book
+from tfscale.lifecycle import Event, State
+from tfscale.market import Stock, Supply, set_aside, usable, within
+from tfscale.model import Cluster, Demand, Node, NodeRequest, Offer, Pool, SetAside
+from tfscale.plan import Action, Assign, Avoid, Forget, Launch, MarkIdle, Nominate, Plan, Terminate, Unguard, Unmet, usd
+from tfscale.records import Book, Policy, digest, keep_book
 from tfscale.slicing import Packing, Placed, Purchase, imagine, pack, shop
 
 __all__ = ["Policy", "Supply", "decide"]
@@ -34,6 +33,7 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
     return Plan(
         actions=tuple(chain.from_iterable(part.actions for part in parts)),
         unmet=tuple(sorted(chain.from_iterable(part.unmet for part in parts))),
+        problems=tuple(chain.from_iterable(part.problems for part in parts)),
         waiting=tuple(sorted(chain.from_iterable(part.waiting for part in parts))),
         recheck_s=_earliest(part.recheck_s for part in parts),
         retry_s=_earliest(part.retry_s for part in parts),
@@ -42,27 +42,33 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
 
 def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> Plan:
     demands = [demand for demand in cluster.demands if demand.pool == pool.name]
-    offers = {offer.id: offer for offer in supply.offers} if supply else {}
+    offers = {offer.id: offer for offer in supply.offers} if supply else None
     book = keep_book(cluster, pool, offers, policy)
-    nodes = _usable_nodes(cluster, pool, book)
 
+    nodes = _usable_nodes(cluster, pool, book)
     on_nodes = pack(demands, nodes, pinned=_nominations(book, {name: node.name for name, node in book.nodes.items()}))
-    coming = _coming(book, offers, pool)
-    promised = _promised(book, coming, on_nodes)
-    waiting = [left.demand for left in on_nodes.left if left.demand.uid not in promised]
+    missing = {left.demand.uid: left.reasons for left in on_nodes.left}
+    avoid = _misfits(cluster, pool, book, on_nodes)
+    out = (*pool.set_aside, *avoid.entries, *_late(cluster, pool, book))
+    stock = usable(cluster, replace(pool, set_aside=out), supply or Supply())
+
+    coming = _coming(book, offers or {}, pool)
+    promised = _promised(book, coming, missing.keys())
+    waiting = [stock.wish(left.demand) for left in on_nodes.left if left.demand.uid not in promised]
     on_the_way = pack(waiting, coming, pinned=_nominations(book, {node.name: node.name for node in coming}))
     unserved = [left.demand for left in on_the_way.left]
 
-    bought = _buy(cluster, pool, book, supply, unserved) if supply else _Bought(left={d.uid: () for d in unserved})
+    bought = _buy(cluster, pool, book, stock, supply, unserved)
     idle = _idle(cluster, pool, book, {placed.node for placed in on_nodes.placed}) if _returns(pool, supply) else _Idle()
-    missing = {left.demand.uid: left.reasons for left in on_nodes.left}
     return Plan(
         actions=(
             *book.actions,
             *(_assign(placed, pool) for placed in on_nodes.placed),
+            *avoid.actions,
             *idle.actions,
             *_nominate(book, coming, on_the_way),
             *bought.actions,
+            *_release(cluster, pool),
         ),
         unmet=tuple(
             Unmet(pool=pool.name, pod=demand.id, reasons=tuple(dict.fromkeys((*bought.left[demand.uid], *missing[demand.uid]))))
@@ -70,6 +76,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
             if demand.uid in bought.left
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
+        problems=tuple(book.problems.values()),
         recheck_s=_earliest((book.recheck_s, idle.recheck_s)),
         retry_s=bought.retry_s,
     )
@@ -79,11 +86,14 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
 
 
 def _usable_nodes(cluster: Cluster, pool: Pool, book: Book) -> list[Node]:
-    """Return the pool's nodes; one whose machine is on its way out takes no pod any more."""
-    leaving = {r.machine_id for r in book.requests if r.state is State.TERMINATING}
-    leaving |= {action.request.machine_id for action in book.actions if isinstance(action, Forget)}
+    """Return the pool's nodes; one that is not complete yet, or whose machine is on its way out, takes no pod."""
+    fences = {r.machine_id: "not all of it is there yet" for r in book.requests if r.state in {State.LAUNCHED, State.REGISTERED}}
+    fences |= {r.machine_id: "its machine is being given back" for r in book.requests if r.state is State.TERMINATING}
+    fences |= {
+        action.request.machine_id: "its machine is gone" for action in book.actions if isinstance(action, Forget) and action.node
+    }
     return [
-        replace(node, pool=pool.name, fenced="its machine is being given back") if node.machine_id in leaving else node
+        replace(node, fenced=node.fenced or fences[node.machine_id]) if node.machine_id in fences else node
         for node in cluster.nodes
         if node.pool == pool.name
     ]
@@ -103,11 +113,47 @@ def _coming(book: Book, offers: Mapping[str, Offer], pool: Pool) -> list[Node]:
     ]
 
 
-def _promised(book: Book, coming: Sequence[Node], on_nodes: Packing) -> set[str]:
+def _promised(book: Book, coming: Sequence[Node], uids: Collection[str]) -> set[str]:
     """Return the uids that wait for a node of which only the promise is known: its call has no outcome yet."""
     shaped = {node.name for node in coming}
     blind = (r for r in book.requests if r.state in {State.REQUESTED, State.LAUNCHED, State.REGISTERED} and r.name not in shaped)
-    return {uid for request in blind for uid in request.nominated} & {left.demand.uid for left in on_nodes.left}
+    return {uid for request in blind for uid in request.nominated if uid in uids}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Misfits:
+    actions: tuple[Avoid, ...]
+    entries: tuple[SetAside, ...]
+
+
+def _misfits(cluster: Cluster, pool: Pool, book: Book, on_nodes: Packing) -> _Misfits:
+    """Find nodes that are there, empty, and fit none of the waiting pods they were bought for.
+
+    A node can be smaller than its offer, or carry a taint or lack a label that the offer did not tell of. The same would be
+    bought again and again.
+    """
+    left = {item.demand.uid: item for item in on_nodes.left}
+    chosen = {placed.node for placed in on_nodes.placed}
+    actions = []
+    for request in book.requests:
+        node = book.nodes.get(request.name)
+        uids = tuple(uid for uid in request.nominated if uid in left)
+        if request.state is not State.READY or node is None or not uids or node.name in chosen:
+            continue
+        if node.ready and not node.fenced and not any(not pod.daemon for pod in node.pods):
+            why = f"node {node.name} is empty and fits none of them: {'; '.join(left[uids[0]].reasons)}"
+            pods = tuple(left[uid].demand.id for uid in uids)
+            actions.append(Avoid(pool=pool.name, request=request, uids=uids, pods=pods, why=why))
+    entries = [
+        set_aside(pool, cluster.now_s, action.request.offer, action.why, pod=uid) for action in actions for uid in action.uids
+    ]
+    return _Misfits(actions=tuple(actions), entries=tuple(entries))
+
+
+def _late(cluster: Cluster, pool: Pool, book: Book) -> list[SetAside]:
+    """Return what `apply` will set aside for nodes that are given back because they never became ready."""
+    timed_out = (a for a in book.actions if isinstance(a, Terminate) and a.event is Event.TIMED_OUT)
+    return [set_aside(pool, cluster.now_s, action.disappointing, action.why) for action in timed_out]
 
 
 def _assign(placed: Placed, pool: Pool) -> Assign:
@@ -139,84 +185,68 @@ class _Bought:
     retry_s: int | None = None
 
 
-def _buy(cluster: Cluster, pool: Pool, book: Book, supply: Supply, demands: Sequence[Demand]) -> _Bought:
-    """Shop for what is left, within the pool's limits; requests without a call are filled anew before new ones are made."""
+def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply | None, demands: Sequence[Demand]) -> _Bought:
+    """Shop for what is left, within the pool's limits."""
+    if supply is None:
+        return _Bought(left={demand.uid: (f"nothing can be bought: mode {pool.mode} cannot be used now",) for demand in demands})
     if pool.deleting:
-        return _Bought(
-            actions=tuple(_cancel(pool, request) for request in book.void),
-            left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands},
-        )
-    stock = usable(cluster, pool, supply)
+        return _Bought(left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands})
+    if not supply.offers:
+        return _Bought(left={demand.uid: () for demand in demands})
     room = within(cluster, pool, book, supply)
+    if room.reason:
+        return _Bought(left={demand.uid: (room.reason,) for demand in demands})
     shopping = shop(demands, stock.offers, pool=pool.name, nodes_max=room.nodes, gpus_max=room.gpus, micro_usd_max=room.micro_usd)
     left = {item.demand.uid: item.reasons for item in shopping.left}
-    delayed: set[str] = set()
-    if left and stock.retry_s is not None:
-        without = shop([item.demand for item in shopping.left], stock.all_offers, pool=pool.name)
-        delayed = {placed.demand.uid for purchase in without.purchases for placed in purchase.placed}
-    requests = _requests(cluster, pool, book, shopping.purchases)
-    used = {request.name for request in requests}
-    return _Bought(
-        actions=(
-            *_launches(cluster, pool, shopping.purchases, requests),
-            *(_cancel(pool, request) for request in book.void if request.name not in used),
-        ),
-        left={uid: (stock.reason, *reasons) if uid in delayed else reasons for uid, reasons in left.items()},
-        retry_s=stock.retry_s if delayed else None,
-    )
+    retries_s = []
+    if left and stock.out:
+        # What would be bought if nothing were set aside waits for that, and is told so.
+        asked = {demand.uid: demand for demand in cluster.demands if demand.uid in left}
+        without = shop(list(asked.values()), stock.all_offers, pool=pool.name)
+        for placed in (placed for purchase in without.purchases for placed in purchase.placed):
+            obstacles, retry_s = stock.obstacles(placed.demand)
+            left[placed.demand.uid] = (*obstacles, *left[placed.demand.uid])
+            retries_s.append(retry_s)
+    requests = _requests(cluster, pool, shopping.purchases)
+    return _Bought(actions=tuple(_launches(pool, shopping.purchases, requests)), left=left, retry_s=_earliest(retries_s))
 
 
-def _requests(cluster: Cluster, pool: Pool, book: Book, purchases: Sequence[Purchase]) -> list[NodeRequest]:
+def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> list[NodeRequest]:
     """Return one node request for each purchase, named after the pods it is bought for.
 
     The name makes a second process that decides the same collide on creation instead of buying twice.
     """
-    void = {request.name: request for request in book.void}
-    taken = {request.name for request in cluster.requests} - set(void)
+    taken = {request.name for request in cluster.requests}
     requests = []
     for purchase in purchases:
         uids = tuple(sorted(placed.demand.uid for placed in purchase.placed))
-        base = f"{pool.name}-{_digest(pool.name, *uids)}"
+        base = f"{pool.name}-{digest(pool.name, *uids)}"
         name = next(n for i in range(1, len(taken) + 2) if (n := base if i == 1 else f"{base}-{i}") not in taken)
         taken.add(name)
-        again = void.get(name)
-        requests.append(
-            NodeRequest(
-                name=name,
-                pool=pool.name,
-                nominated=uids,
-                attempt=again.attempt + 1 if again else 1,
-                created_s=again.created_s if again else cluster.now_s,
-                changed_s=cluster.now_s,
-            )
-        )
+        requests.append(NodeRequest(name=name, pool=pool.name, mode=pool.mode, nominated=uids))
     return requests
 
 
-def _launches(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
+def _launches(pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
     """Return one call for all purchases that accept the same offers."""
     groups: dict[tuple[str, ...], list[tuple[NodeRequest, Purchase]]] = {}
     for purchase, request in zip(purchases, requests, strict=True):
         groups.setdefault(tuple(offer.id for offer in purchase.alternatives), []).append((request, purchase))
-    return [_launch(cluster, pool, sorted(members, key=lambda member: member[0].name)) for members in groups.values()]
+    return [_launch(pool, sorted(members, key=lambda member: member[0].name)) for members in groups.values()]
 
 
-def _launch(cluster: Cluster, pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
+def _launch(pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
     offers = members[0][1].alternatives
     dearer = next((offer for offer in offers if offer.instance_type != offers[0].instance_type), None)
     best = f"next best {dearer.instance_type} at {usd(dearer.price_micro_usd)}" if dearer else "no other type that is wanted fits"
     return Launch(
         pool=pool.name,
-        batch=f"{pool.name}-{_digest(str(cluster.now_s), *(f'{request.name}/{request.attempt}' for request, _ in members))}",
+        batch=f"{pool.name}-{digest(*(request.name for request, _ in members))}",
         requests=tuple(request for request, _ in members),
         pods=tuple(tuple(sorted(placed.demand.id for placed in purchase.placed)) for _, purchase in members),
         offers=offers,
         why=f"cheapest that fits; {best}",
     )
-
-
-def _cancel(pool: Pool, request: NodeRequest) -> Forget:
-    return Forget(pool=pool.name, request=request, node="", why="no call was made for it and nobody needs it now")
 
 
 # --- giving back ----------------------------------------------------------------------------------------------------
@@ -236,7 +266,7 @@ def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Idle:
     """Mark nodes that nobody uses, and give back those that were marked long enough ago. `chosen` get a pod in this plan."""
     actions: list[Action] = []
     due: list[int] = []
-    ready = [request for request in book.requests if request.state is State.READY and request.name in book.nodes]
+    ready = [r for r in book.requests if r.state is State.READY and r.name in book.nodes and r.name not in book.problems]
     for request in ready:
         node = book.nodes[request.name]
         busy = node.name in chosen or any(not pod.daemon for pod in node.pods)
@@ -251,8 +281,7 @@ def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Idle:
                     pool=pool.name,
                     request=request,
                     node=node.name,
-                    must_be_empty=True,
-                    set_aside=False,
+                    event=Event.IDLE,
                     why=f"idle for {cluster.now_s - since_s} s",
                 )
             )
@@ -263,8 +292,13 @@ def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Idle:
     return _Idle(actions=tuple(actions), recheck_s=min(due, default=None))
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+def _release(cluster: Cluster, pool: Pool) -> list[Action]:
+    """Let a pool that is being deleted go once nothing is recorded or listed that was bought for it."""
+    owners = {*(request.pool for request in cluster.requests), *(batch.pool for batch in cluster.batches)}
+    machines = cluster.machines.get(pool.name)
+    if not pool.deleting or not pool.guarded or pool.name in owners or machines is None or machines:
+        return []
+    return [Unguard(pool=pool.name, why="nothing is left that was bought for it")]
 
 
 def _earliest(times_s: Iterable[int | None]) -> int | None:

@@ -5,7 +5,7 @@
     REQUESTED --launched--> LAUNCHED --registered--> REGISTERED --ready--> READY --idle--> TERMINATING --gone--> GONE
 
 Every state reaches GONE. A node that becomes not Ready later keeps its state: its readiness is a fact of the node, read
-at every tick, and must not restart the clock of its registration.
+at every tick. A node object that is deleted takes its request back to LAUNCHED, where the time to join runs again.
 """
 
 from __future__ import annotations
@@ -43,16 +43,12 @@ class Event(StrEnum):
     STOPPED = "stopped"
     """Interrupted or stopped by somebody else; terminating it as well is safe."""
     IDLE = "idle"
-    CANCELLED = "cancelled"
+    NODE_GONE = "node gone"
     MACHINE_GONE = "machine gone"
 
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
-    State.REQUESTED: {
-        Event.LAUNCHED: State.LAUNCHED,
-        # Only while no call was recorded: after a call the outcome has to be known first.
-        Event.CANCELLED: State.GONE,
-    },
+    State.REQUESTED: {Event.LAUNCHED: State.LAUNCHED},
     State.LAUNCHED: {
         Event.REGISTERED: State.REGISTERED,
         Event.READY: State.READY,
@@ -63,11 +59,14 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     },
     State.REGISTERED: {
         Event.READY: State.READY,
+        Event.NODE_GONE: State.LAUNCHED,
         Event.TIMED_OUT: State.TERMINATING,
         Event.STOPPED: State.TERMINATING,
         Event.MACHINE_GONE: State.GONE,
     },
     State.READY: {
+        # Somebody deleted the node object; the machine is still paid for.
+        Event.NODE_GONE: State.LAUNCHED,
         Event.IDLE: State.TERMINATING,
         Event.STOPPED: State.TERMINATING,
         Event.MACHINE_GONE: State.GONE,

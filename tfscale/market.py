@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tfscale.model import Cluster, Node, Offer, Pool
+from tfscale.model import INSTANCE_TYPE, Cluster, Demand, Node, Offer, Pool, SetAside
 from tfscale.plan import some
 from tfscale.records import Book
+from tfscale.selectors import Operator, Requirement
 
-__all__ = ["Room", "Stock", "Supply", "usable", "within"]
+__all__ = ["Room", "Stock", "Supply", "remembered", "set_aside", "usable", "within"]
+
+PAID_FOR_S = 3_600
+"""How long an offer is left out the first time when its node was no good."""
+MOST_DOUBLINGS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +29,36 @@ class Supply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:
-    """The offers of a pool."""
+    """The offers of a pool and what keeps some of them away."""
 
     offers: tuple[Offer, ...]
     """Those that may be bought now."""
     all_offers: tuple[Offer, ...]
     """The same with those that are set aside."""
-    retry_s: int | None
-    """When the first offer that is set aside comes back."""
-    reason: str
-    """What to tell a pod that waits for an offer that is set aside."""
+    out: tuple[SetAside, ...]
+    """What is set aside now, for all pods or for one."""
+
+    def wish(self, demand: Demand) -> Demand:
+        """Return the demand without the instance types whose nodes turned out not to fit it."""
+        types = tuple(sorted({entry.offer.partition("/")[0] for entry in self.out if entry.pod == demand.uid}))
+        if not types:
+            return demand
+        other = Requirement(key=INSTANCE_TYPE, operator=Operator.NOT_IN, values=types)
+        return replace(demand, terms=tuple((*term, other) for term in demand.terms or ((),)))
+
+    def obstacles(self, demand: Demand) -> tuple[tuple[str, ...], int | None]:
+        """Return what is set aside for this pod, in words, and when the first of it is tried again."""
+        entries = [entry for entry in self.out if entry.pod in {"", demand.uid}]
+        words = (
+            ("out of capacity or never ready", [entry for entry in entries if not entry.pod]),
+            ("its nodes turned out not to fit", [entry for entry in entries if entry.pod]),
+        )
+        lines = tuple(
+            f"{why}: {some([entry.offer for entry in group])}; tried again at {_clock(min(e.until_s for e in group))}"
+            for why, group in words
+            if group
+        )
+        return lines, min((entry.until_s for entry in entries), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,37 +68,61 @@ class Room:
     nodes: int | None
     gpus: int | None
     micro_usd: int | None
+    reason: str
+    """Why nothing at all may be bought under these limits now, or empty."""
 
 
 def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
     """Return the offers that have not been set aside, with the capacity that living nodes of the same type really show."""
-    out = [entry for entry in pool.set_aside if entry.until_s > cluster.now_s]
-    names = {entry.offer for entry in out}
+    out = tuple(sorted((e for e in pool.set_aside if e.until_s > cluster.now_s), key=lambda e: (e.offer, e.pod)))
+    names = {entry.offer for entry in out if not entry.pod}
     offers = tuple(_as_seen(offer, cluster.nodes) for offer in sorted(supply.offers, key=lambda offer: offer.id))
-    retry_s = min((entry.until_s for entry in out), default=None)
-    return Stock(
-        offers=tuple(offer for offer in offers if offer.id not in names),
-        all_offers=offers,
-        retry_s=retry_s,
-        reason="" if retry_s is None else _out_of_capacity(sorted(names), retry_s),
-    )
+    good = tuple(offer for offer in offers if names.isdisjoint({offer.id, offer.instance_type}))
+    return Stock(offers=good, all_offers=offers, out=out)
+
+
+def set_aside(pool: Pool, now_s: int, offer: str, reason: str, *, pod: str = "") -> SetAside:
+    """Return the entry that leaves an offer out, for twice as long as before if it disappointed not long ago.
+
+    An offer without capacity costs nothing but a call. A node that never became ready, or that fits none of the pods it was
+    bought for, was paid for: it is tried again much later. For the former, `offer` is an instance type alone.
+    """
+    before = next((entry for entry in pool.set_aside if (entry.offer, entry.pod) == (offer, pod)), None)
+    times = before.times + 1 if before and now_s < _forget_at_s(pool, before) else 1
+    length_s = _shortest_s(pool, offer, pod) << min(times - 1, MOST_DOUBLINGS)
+    return SetAside(offer=offer, pod=pod, until_s=now_s + length_s, times=times, reason=reason)
+
+
+def remembered(pool: Pool, now_s: int) -> tuple[SetAside, ...]:
+    """Return the entries that still hold, or still count when their offer disappoints again."""
+    return tuple(entry for entry in pool.set_aside if now_s < _forget_at_s(pool, entry))
+
+
+def _shortest_s(pool: Pool, offer: str, pod: str) -> int:
+    return pool.set_aside_s if "/" in offer and not pod else PAID_FOR_S
+
+
+def _forget_at_s(pool: Pool, entry: SetAside) -> int:
+    return entry.until_s + (_shortest_s(pool, entry.offer, entry.pod) << MOST_DOUBLINGS)
 
 
 def within(cluster: Cluster, pool: Pool, book: Book, supply: Supply) -> Room:
-    """Return what may still be bought: the limits less every node that exists or is on its way, terminating ones too."""
-    prices = {offer.id: offer for offer in supply.offers}
-    bought = [prices.get(request.offer) for request in book.requests]
+    """Return what may still be bought: the limits less every node that exists or is on its way, terminating ones too.
+
+    What a request of unknown outcome or of an offer that is no more will cost is not known: under a limit of GPUs or of
+    money nothing is bought beside it.
+    """
+    known = {offer.id: offer for offer in supply.offers}
     requested = {node.name for node in book.nodes.values()}
     others = [node for node in cluster.nodes if node.pool == pool.name and node.name not in requested]
-    counts = {request.name: len(book.nodes[request.name].gpus) for request in book.requests if request.name in book.nodes}
-    gpus = sum(
-        max(counts.get(request.name, 0), offer.gpu_count if offer else 0)
-        for request, offer in zip(book.requests, bought, strict=True)
-    )
+    unknown = [request.name for request in book.requests if request.offer not in known]
+    bought = [known[request.offer] for request in book.requests if request.offer in known]
+    counted = pool.limits.gpus is not None or pool.limits.micro_usd is not None
     return Room(
         nodes=_less(pool.limits.nodes, len(book.requests) + len(others)),
-        gpus=_less(pool.limits.gpus, gpus + sum(len(node.gpus) for node in others)),
-        micro_usd=_less(pool.limits.micro_usd, sum(offer.price_micro_usd or 0 for offer in bought if offer)),
+        gpus=_less(pool.limits.gpus, sum(offer.gpu_count for offer in bought) + sum(len(node.gpus) for node in others)),
+        micro_usd=_less(pool.limits.micro_usd, sum(offer.price_micro_usd or 0 for offer in bought)),
+        reason=f"limits cannot be kept while it is not known what {some(unknown)} costs" if counted and unknown else "",
     )
 
 
@@ -87,7 +136,7 @@ def _as_seen(offer: Offer, nodes: Sequence[Node]) -> Offer:
     A node allocates less than its machine has. Without this, a pod that fits the machine but not the node would be bought
     one node after the other, none of which can take it.
     """
-    alike = [n for n in nodes if n.ready and n.labels.get("node.kubernetes.io/instance-type") == offer.instance_type]
+    alike = [n for n in nodes if n.ready and n.labels.get(INSTANCE_TYPE) == offer.instance_type]
     if not alike:
         return offer
     daemons = [[pod.request for pod in node.pods if pod.daemon] for node in alike]
@@ -100,5 +149,5 @@ def _as_seen(offer: Offer, nodes: Sequence[Node]) -> Offer:
     )
 
 
-def _out_of_capacity(offers: Sequence[str], until_s: int) -> str:
-    return f"out of capacity until {datetime.fromtimestamp(until_s, UTC):%H:%M:%S} UTC: {some(offers)}"
+def _clock(time_s: int) -> str:
+    return f"{datetime.fromtimestamp(time_s, UTC):%H:%M:%S} UTC"

@@ -17,6 +17,7 @@ from tfscale.selectors import Requirement, Taint, Toleration
 
 __all__ = [
     "CARD_MILLI",
+    "INSTANCE_TYPE",
     "BoundPod",
     "Cluster",
     "Demand",
@@ -34,6 +35,8 @@ __all__ = [
     "SetAside",
 ]
 
+INSTANCE_TYPE = "node.kubernetes.io/instance-type"
+"""The well-known label of a node's instance type."""
 CARD_MILLI = 1_000
 """The compute of one whole card, in thousandths."""
 
@@ -202,18 +205,18 @@ class NodeRequest:
 
     name: str
     pool: str
+    mode: str
+    """The mode that was asked; only it can know what became of the machine."""
     state: State = State.REQUESTED
-    attempt: int = 1
     batch: str = ""
-    """The launch batch that carries it; empty while no call was recorded, then the request may be planned anew."""
+    """The launch batch that carries it; empty while no call was recorded: then nothing was bought for it."""
     nominated: tuple[str, ...] = ()
     """Sorted uids of the pods it was bought for; their room on it is theirs while they wait."""
     machine_id: str = ""
     offer: str = ""
     node: str = ""
-    created_s: int = 0
-    changed_s: int = 0
-    """When the state was entered."""
+    launched_s: int = 0
+    """Since when its node is waited for: the launch, or the loss of a node that it had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +225,7 @@ class LaunchBatch:
 
     name: str
     pool: str
+    mode: str
     requests: tuple[str, ...]
     """Sorted names of its node requests; one machine is ordered for each."""
     parameters: Mapping[str, Any]
@@ -233,10 +237,14 @@ class LaunchBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetAside:
-    """An offer without capacity, left out until a time."""
+    """An offer that disappointed, left out until a time: longer each time it does so again."""
 
     offer: str
+    """Id of the offer, or an instance type alone: then everywhere and under every capacity type."""
+    pod: str = ""
+    """Uid of the pod for which nodes of the offer's type turned out not to fit; empty leaves the offer out for all."""
     until_s: int
+    times: int = 1
     reason: str
 
 
@@ -274,11 +282,13 @@ class Pool:
     register_within_s: int = 900
     """A machine whose node is not Ready by then is given back. Karpenter's registration timeout is 15 min too."""
     set_aside_s: int = 180
-    """How long an offer without capacity is left out. Karpenter remembers it for 3 min too."""
+    """How long an offer that disappointed is left out the first time. Karpenter leaves it out for 3 min too."""
     set_aside: tuple[SetAside, ...] = ()
     default: bool = False
     """Takes the pods that name no pool."""
     deleting: bool = False
+    guarded: bool = False
+    """Carries our finalizer: it stays until all that was bought for it is given back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

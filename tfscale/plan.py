@@ -6,22 +6,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tfscale.lifecycle import State
+from tfscale.errors import Problem
+from tfscale.lifecycle import Event, State
 from tfscale.model import GpuSlice, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.quantity import usd_text
 
 __all__ = [
     "Action",
     "Adopt",
     "Advance",
     "Assign",
+    "Avoid",
     "Drop",
     "Forget",
     "Launch",
     "MarkIdle",
     "Nominate",
     "Plan",
+    "Recover",
     "Replay",
     "Terminate",
+    "Unguard",
     "Unmet",
     "some",
     "usd",
@@ -34,7 +39,7 @@ def usd(micro_usd: int | None) -> str:
     >>> usd(526_000), usd(None)
     ('0.526 USD/h', 'price unknown')
     """
-    return "price unknown" if micro_usd is None else f"{micro_usd / 1_000_000:.3f} USD/h"
+    return "price unknown" if micro_usd is None else f"{usd_text(micro_usd)} USD/h"
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -51,14 +56,14 @@ class Advance:
     """Write a new state of a node request that was observed."""
 
     pool: str
+    before: State
     request: NodeRequest
-    state: State
-    node: str
+    """In its new state."""
     why: str
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"record  {self.request.name}: {self.request.state} -> {self.state} ({self.why})"
+        return f"record  {self.request.name}: {self.before} -> {self.request.state} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,22 +159,55 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recover:
+    """Write the record of a machine that carries our tags but that no record names, so that it is used or given back."""
+
+    pool: str
+    request: NodeRequest
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"recover {self.request.machine_id} {self.request.offer} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Avoid:
+    """Buy no node of an offer for these pods for a while: the node that was bought for them does not fit them."""
+
+    pool: str
+    request: NodeRequest
+    uids: tuple[str, ...]
+    pods: tuple[str, ...]
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"avoid   {self.request.offer} for {some(self.pods)} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terminate:
-    """Give a machine back: cordon its node, check that it is still empty, then terminate. Repeated until it is gone."""
+    """Give a machine back: cordon its node, write the intention, terminate. Repeated until the machine is gone."""
 
     pool: str
     request: NodeRequest
     node: str
     """Empty where no node joined."""
-    must_be_empty: bool
-    """True where a pod that has arrived meanwhile calls the whole thing off."""
-    set_aside: bool
-    """True where the offer disappointed (its node never became ready) and is to be left out for a while."""
+    event: Event | None
+    """Why it is given back. IDLE: a pod that has arrived meanwhile calls it off. TIMED_OUT: the offer is set aside.
+    None: it was asked for before."""
     why: str
+
+    @property
+    def disappointing(self) -> str:
+        """Return what is set aside where no node of it became ready: the instance type, in every zone."""
+        return self.request.offer.partition("/")[0]
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"return  {self.request.machine_id} {self.request.offer} {self.node} ({self.why})".replace("  (", " (")
+        place = " ".join(part for part in (self.request.machine_id, self.request.offer, self.node) if part)
+        return f"return  {place} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +226,18 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unguard:
+    """Let a pool that is being deleted go: nothing is left that was bought for it."""
+
+    pool: str
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"release {self.pool} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
     """Delete the record of a settled batch of which nothing is left."""
 
@@ -200,7 +250,7 @@ class Drop:
         return f"drop    {self.batch} ({self.why})"
 
 
-Action = Advance | Adopt | Replay | Assign | Nominate | MarkIdle | Launch | Terminate | Forget | Drop
+Action = Advance | Adopt | Replay | Recover | Assign | Nominate | Avoid | MarkIdle | Launch | Terminate | Forget | Drop | Unguard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -224,6 +274,8 @@ class Plan:
     unmet: tuple[Unmet, ...] = ()
     waiting: tuple[str, ...] = field(default=())
     """Pods whose node is on its way."""
+    problems: tuple[Problem, ...] = ()
+    """What somebody has to put right because no action of ours can."""
     recheck_s: int | None = None
     """When time alone could change the plan: a timeout, a node long enough idle. None: only a change in the world."""
     retry_s: int | None = None

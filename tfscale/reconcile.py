@@ -18,7 +18,7 @@ from tfscale.kube.convert import read_cluster, read_pools
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kube
 from tfscale.model import Cluster, Machine, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
-from tfscale.plan import Assign, Plan, Terminate
+from tfscale.plan import Assign, Plan
 
 __all__ = ["Clock", "Reconciler", "Report", "run"]
 
@@ -26,6 +26,18 @@ log = logging.getLogger(__name__)
 
 MOST_IN_A_ROW = 20
 """Ticks that follow each other without a pause while each of them changed something."""
+
+
+MOST_FAILURES = 5
+"""Rounds with failures and without progress after which a run that has an end gives up."""
+
+
+class FindMode(Protocol):
+    """Finds the class of a mode by its name; `where` and `field` say who names it."""
+
+    def __call__(self, name: str, *, where: str, field: str) -> type[ScalingMode]:
+        """Return the class, or raise ``BadInputError``."""
+        ...
 
 
 class Clock(Protocol):
@@ -62,11 +74,8 @@ class Report:
 
     @property
     def progressed(self) -> bool:
-        """Whether a pod or a machine came nearer to its place; keeping records is no progress."""
-        return any(
-            outcome.done and (bool(outcome.machines) or isinstance(outcome.action, Assign | Terminate))
-            for outcome in self.outcomes
-        )
+        """Whether a pod got its place. Buying alone is no progress: what was bought may fit nobody."""
+        return any(outcome.done and isinstance(outcome.action, Assign) for outcome in self.outcomes)
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -79,12 +88,13 @@ class Reconciler:
     """Everything a tick needs. `mode_of` finds the class of a mode by its name and raises ``BadInputError``."""
 
     kube: Kube
-    mode_of: Callable[[str], type[ScalingMode]]
+    mode_of: FindMode
     open_with: Callable[[Pool], ModeContext]
     gpus: GpuTable
     prefix: str
     policy: Policy = field(default_factory=Policy)
-    _open: dict[str, tuple[Pool, ScalingMode]] = field(default_factory=dict)
+    _open: dict[str, _Opened] = field(default_factory=dict)
+    _told: dict[str, str] = field(default_factory=dict)
 
     def tick(self, now_s: int, *, dry_run: bool = False) -> Report:
         """Bring the cluster one step nearer to what its pods ask for, or with `dry_run` only say how.
@@ -92,10 +102,11 @@ class Reconciler:
         Raises ``ClusterError`` when the cluster cannot be read. Whatever else fails is in the report and the rest goes on.
         """
         pools, problems = read_pools(self.kube.list(GPU_POOLS).items, gpus=self.gpus)
-        modes, mode_problems = self._modes(pools)
+        opened = self._modes(pools)
         # The cloud is listed before the cluster: a machine bought in between is missing from the first list, never
         # from the second, so nothing that has a record looks gone.
-        machines, supplies, unreachable = _ask(modes)
+        machines, supplies, errors = _ask(opened)
+        self._tell(errors)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,
             nodes=self.kube.list(NODES).items,
@@ -108,34 +119,64 @@ class Reconciler:
             prefix=self.prefix,
         )
         plan = decide(cluster, supplies, self.policy)
+        modes = {name: one.mode for name, one in opened.items() if one.mode}
         outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes))
+        unusable = (problem for one in opened.values() for problem in one.problems)
+        failures = (*errors.items(), *((outcome.action.pool, outcome.error) for outcome in outcomes))
         return Report(
             cluster=cluster,
             plan=plan,
             outcomes=outcomes,
-            problems=tuple(dict.fromkeys((*problems, *mode_problems, *cluster.problems))),
-            unreachable=unreachable,
+            problems=tuple(
+                dict.fromkeys(
+                    (
+                        *problems,
+                        *unusable,
+                        *cluster.problems,
+                        *plan.problems,
+                    )
+                )
+            ),
+            unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
 
-    def _modes(self, pools: Sequence[Pool]) -> tuple[dict[str, ScalingMode], list[Problem]]:
-        """Return an open mode for each pool that has a good one. A mode is opened again when its pool's rules changed."""
-        problems: list[Problem] = []
-        modes: dict[str, ScalingMode] = {}
+    def _tell(self, errors: Mapping[str, ModeError]) -> None:
+        """Log each trouble once, not at every tick that it lasts."""
+        told = {name: str(error) for name, error in errors.items()}
+        for name in told.keys() - {name for name, text in self._told.items() if told.get(name) == text}:
+            log.warning("pool %s: %s", name, told[name])
+        self._told = told
+
+    def _modes(self, pools: Sequence[Pool]) -> dict[str, _Opened]:
+        """Return an open mode for each pool, or what is wrong with it. It is opened again when the pool's rules changed."""
+        opened: dict[str, _Opened] = {}
         for pool in pools:
-            rules = replace(pool, set_aside=(), deleting=False)
-            before, mode = self._open.get(pool.name, (None, None))
-            try:
-                if mode is None or before != rules:
-                    mode = self.mode_of(pool.mode).open(self.open_with(pool))
-                    problems += mode.check()
-                    self._open[pool.name] = rules, mode
-            except BadInputError as error:
-                problems += error.problems
-            except ModeError as error:
-                log.warning("pool %s: mode %s: %s", pool.name, pool.mode, error)
-            else:
-                modes[pool.name] = mode
-        return modes, problems
+            rules = replace(pool, set_aside=(), deleting=False, guarded=False)
+            known = self._open.get(pool.name)
+            opened[pool.name] = known if known and known.rules == rules and not known.problems else self._opened(pool, rules)
+        self._open = opened
+        return opened
+
+    def _opened(self, pool: Pool, rules: Pool) -> _Opened:
+        mode: ScalingMode | None = None
+        problems: tuple[Problem, ...] = ()
+        try:
+            mode = self.mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode").open(self.open_with(pool))
+            problems = tuple(mode.check())
+        except BadInputError as error:
+            problems = error.problems
+        except ModeError as error:
+            log.warning("pool %s: mode %s: %s", pool.name, pool.mode, error)
+        return _Opened(rules=rules, mode=mode, problems=problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """A mode that was opened for a pool. With problems it is asked what it launched, but buys nothing."""
+
+    rules: Pool
+    mode: ScalingMode | None
+    problems: tuple[Problem, ...]
 
 
 def run(
@@ -148,9 +189,10 @@ def run(
 ) -> None:
     """Tick until `stopped`, or with `until_idle` until nothing is left to do and nothing is on its way.
 
-    With `until_idle` a cluster that cannot be read raises ``ClusterError``; without, it is tried again.
+    With `until_idle` a cluster that cannot be read raises ``ClusterError``, and actions that keep failing end the run;
+    without, both are tried again.
     """
-    in_a_row = 0
+    in_a_row = failures = 0
     hopeful = True
     while not stopped():
         try:
@@ -163,32 +205,34 @@ def run(
             continue
         on_report(report)
         hopeful = hopeful or report.progressed
+        failures = failures + 1 if report.failed and not report.progressed else 0
         in_a_row = in_a_row + 1 if report.changed else 0
         if 0 < in_a_row < MOST_IN_A_ROW:
             continue
         in_a_row = 0
         plan = report.plan
-        if until_idle and not report.failed and plan.recheck_s is None and not clock.pending():
-            # Only offers without capacity are left to hope for: try them once more after each progress, then give up.
+        if until_idle and failures >= MOST_FAILURES:
+            return
+        if until_idle and not failures and plan.recheck_s is None and not clock.pending():
+            # Only what is set aside is left to hope for: try it once more after each progress, then give up.
             if plan.retry_s is None or not hopeful:
                 return
             hopeful = False
         clock.wait(min((t for t in (plan.recheck_s, plan.retry_s) if t is not None), default=None))
 
 
-def _ask(
-    modes: Mapping[str, ScalingMode],
-) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], tuple[str, ...]]:
-    """Return machines and offers by pool; a pool whose mode gives no answer is missing from both."""
+def _ask(opened: Mapping[str, _Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:
+    """Return machines and offers by pool, and the errors; a pool whose mode gives no answer has only its error."""
     machines: dict[str, Sequence[Machine]] = {}
     supplies: dict[str, Supply] = {}
-    unreachable: list[str] = []
-    for name, mode in modes.items():
+    errors: dict[str, ModeError] = {}
+    for name, one in opened.items():
+        if one.mode is None:
+            continue
         try:
-            machines[name] = mode.observe()
-            supplies[name] = Supply(offers=mode.offers(), reclaims_idle=mode.reclaims_idle)
+            machines[name] = one.mode.observe()
+            offers = () if one.problems else one.mode.offers()
+            supplies[name] = Supply(offers=offers, reclaims_idle=one.mode.reclaims_idle)
         except ModeError as error:
-            log.warning("pool %s: %s", name, error)
-            if isinstance(error, CloudUnreachableError):
-                unreachable.append(name)
-    return machines, supplies, tuple(unreachable)
+            errors[name] = error
+    return machines, supplies, errors

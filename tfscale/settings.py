@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         cli_prog_name="tfscale",
         cli_kebab_case=True,
         cli_hide_none_type=True,
-        cli_parse_none_str="none",
+        cli_parse_none_str="(none)",
         cli_exit_on_error=True,
         extra="forbid",
     )
@@ -79,4 +79,5 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="what goes to standard error")] = (
         "warning"
     )
+    version: Annotated[CliToggleFlag[bool], Field(description="print the version and end")] = False
     reconcile: CliSubCommand[Reconcile]

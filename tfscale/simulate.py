@@ -7,7 +7,7 @@ terminated machines go with what ran on them, bound pods run and end, workloads 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,13 +27,20 @@ from tfscale.testing.fake_kube import FakeKube
 __all__ = ["World", "open_scenario", "open_world"]
 
 
+Joins = Callable[[Json], Json | None]
+
+
 class World:
     """A simulated cluster and cloud with one clock. It is the :class:`~tfscale.reconcile.Clock` of the loop, too."""
 
-    def __init__(self, scenario: Scenario, cloud: SimulatedCloud, *, cluster: str, prefix: str, policy: Policy) -> None:
+    def __init__(
+        self, scenario: Scenario, cloud: SimulatedCloud, *, cluster: str, prefix: str, policy: Policy, joins: Joins
+    ) -> None:
         gpus = GpuTable(scenario.gpu_models)
         self.kube = FakeKube(now=lambda: float(self._now_s), seed=scenario.seed)
         self.cloud = cloud
+        self._joins = joins
+        self._joined: set[str] = set()
         self.reconciler = Reconciler(
             kube=self.kube,
             mode_of=modes.load,
@@ -42,7 +49,7 @@ class World:
             prefix=prefix,
             policy=policy,
         )
-        self._start_s = self._now_s = scenario.start_s
+        self.start_s = self._now_s = scenario.start_s
         self._delays = scenario.cloud
         # Arrivals by time, then by their order in the file.
         self._arrivals = [
@@ -62,7 +69,7 @@ class World:
 
     def stamp(self, now_s: int) -> str:
         """Return the time since the start as ``hh:mm:ss``."""
-        minutes, seconds = divmod(now_s - self._start_s, 60)
+        minutes, seconds = divmod(now_s - self.start_s, 60)
         return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
     def pending(self) -> bool:
@@ -101,10 +108,15 @@ class World:
         self.kube.end_terminations()
 
     def _join_and_leave(self) -> None:
-        known = {node["metadata"]["name"] for node in self.kube.list(NODES).items}
         for node in self.cloud.nodes():
-            if node["metadata"]["name"] not in known:
-                self.kube.create(NODES, node)
+            name = node["metadata"]["name"]
+            if name not in self._joined:
+                # Once: a kubelet does not make its node again when somebody deletes it.
+                self._joined.add(name)
+                if joining := self._joins(node):
+                    self.kube.create(NODES, joining)
+        self._joined -= self.cloud.gone_nodes()
+        known = {node["metadata"]["name"] for node in self.kube.list(NODES).items}
         for name in sorted(known & self.cloud.gone_nodes()):
             self.kube.delete(NODES, name)
             for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={name}").items:
@@ -152,13 +164,21 @@ def open_scenario(
 
 @contextmanager
 def open_world(
-    scenario: Scenario, *, cluster: str = "local", prefix: str = TENSOR_FUSION, policy: Policy | None = None
+    scenario: Scenario,
+    *,
+    cluster: str = "local",
+    prefix: str = TENSOR_FUSION,
+    policy: Policy | None = None,
+    joins: Joins = lambda node: node,
 ) -> Iterator[World]:
-    """Yield a world at the start of the scenario; nothing outside this process is touched."""
+    """Yield a world at the start of the scenario; nothing outside this process is touched.
+
+    `joins` may change each node object before it joins (a smaller one, with a taint), or return None: then it never joins.
+    """
     _check_objects(scenario)
     with _cloud(scenario.cloud, GpuTable(scenario.gpu_models), scenario.seed) as cloud:
         cloud.advance(scenario.start_s)
-        yield World(scenario, cloud, cluster=cluster, prefix=prefix, policy=policy or Policy())
+        yield World(scenario, cloud, cluster=cluster, prefix=prefix, policy=policy or Policy(), joins=joins)
 
 
 def _check_objects(scenario: Scenario) -> None:

@@ -89,8 +89,14 @@ WORLD: dict[str, list[Json]] = {
     ],
     "nodes": [node(), node("n2", spec={"providerID": "kwok://x", "taints": [{"key": "t", "effect": "NoSchedule"}]})],
     "pools": [pool_object(Pool(name="inference", mode="ec2", default=True)), pool_object(Pool(name="other", mode="static"))],
-    "requests": [write_request(NodeRequest(name="r1", pool="inference", state=State.READY, machine_id="i-1", node="n1"))],
-    "batches": [write_batch(LaunchBatch(name="b1", pool="inference", requests=("r1",), parameters={"token": "t"}, settled=True))],
+    "requests": [
+        write_request(NodeRequest(name="r1", pool="inference", mode="ec2", state=State.READY, machine_id="i-1", node="n1"))
+    ],
+    "batches": [
+        write_batch(
+            LaunchBatch(name="b1", pool="inference", mode="ec2", requests=("r1",), parameters={"token": "t"}, settled=True)
+        )
+    ],
 }
 
 
@@ -335,11 +341,11 @@ def test_two_default_pools_are_none() -> None:
 
 def test_a_pool_with_a_record_that_cannot_be_read_is_left_alone() -> None:
     """What was bought for it is not known, so nothing may be bought or given back there."""
-    broken: Json = {"metadata": {"name": "r"}, "spec": {"pool": "inference", "attempt": 0}}
+    broken: Json = {"metadata": {"name": "r"}, "spec": {"pool": "inference", "mode": "ec2"}, "status": {"state": "Redy"}}
     seen = cluster(requests=[broken], pools=[pool(), pool("other")])
 
     assert [pool.name for pool in seen.pools] == ["other"]
-    assert [str(p) for p in seen.problems] == ["noderequest r: spec.attempt is '0'; want a whole number from 1 to 2147483647"]
+    assert [str(p) for p in seen.problems] == ["noderequest r: status.state is 'Redy'; want Ready?"]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +358,7 @@ def test_a_pool_with_a_record_that_cannot_be_read_is_left_alone() -> None:
 )
 def test_a_request_without_a_machine_is_free_after_its_call_was_settled(state: State, settled: bool, batch: str) -> None:  # noqa: FBT001 - a parameter of the test
     """The batch says which requests it carries; the request itself only how far it came."""
-    record = write_batch(LaunchBatch(name="b", pool="inference", requests=("r",), parameters={}, settled=settled))
-    seen = cluster(requests=[write_request(NodeRequest(name="r", pool="inference", state=state))], batches=[record])
+    record = write_batch(LaunchBatch(name="b", pool="inference", mode="ec2", requests=("r",), parameters={}, settled=settled))
+    seen = cluster(requests=[write_request(NodeRequest(name="r", pool="inference", mode="ec2", state=state))], batches=[record])
 
     assert [batch] == [request.batch for request in seen.requests]

@@ -28,19 +28,19 @@ node_requests = st.builds(
     name=names,
     pool=names,
     state=st.sampled_from(State),
-    attempt=st.integers(1, 100),
+    mode=names,
     batch=st.just(""),
     nominated=name_sets,
     machine_id=st.text(),
     offer=st.text(),
     node=st.text(),
-    created_s=times,
-    changed_s=times,
+    launched_s=times,
 )
 launch_batches = st.builds(
     LaunchBatch,
     name=names,
     pool=names,
+    mode=names,
     requests=name_sets,
     parameters=st.dictionaries(st.text(), json_values, max_size=4),
     settled=st.booleans(),
@@ -97,10 +97,8 @@ def test_a_request_that_was_just_created_is_requested(request: NodeRequest) -> N
     expected = NodeRequest(
         name=request.name,
         pool=request.pool,
-        attempt=request.attempt,
+        mode=request.mode,
         nominated=request.nominated,
-        created_s=request.created_s,
-        changed_s=request.created_s,
     )
 
     assert expected == read_node_request(created)
@@ -108,7 +106,7 @@ def test_a_request_that_was_just_created_is_requested(request: NodeRequest) -> N
 
 def batch(name: str, *requests: str, settled: bool, created_s: int) -> LaunchBatch:
     """Return a batch of these requests."""
-    return LaunchBatch(name=name, pool="p", requests=requests, parameters={}, settled=settled, created_s=created_s)
+    return LaunchBatch(name=name, pool="p", mode="ec2", requests=requests, parameters={}, settled=settled, created_s=created_s)
 
 
 def test_a_request_is_carried_by_its_unsettled_batch_else_by_the_newest() -> None:
@@ -200,7 +198,7 @@ def test_a_broken_list_of_offers_left_out_is_forgotten_not_the_pool() -> None:
 
 def test_a_state_that_nobody_knows_is_refused() -> None:
     """A record from another version must not be taken for a fresh one."""
-    obj = {"metadata": {"name": "r"}, "spec": {"pool": "p"}, "status": {"state": "Redy"}}
+    obj = {"metadata": {"name": "r"}, "spec": {"pool": "p", "mode": "ec2"}, "status": {"state": "Redy"}}
     with pytest.raises(BadInputError) as caught:
         read_node_request(obj)
 

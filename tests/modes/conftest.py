@@ -17,6 +17,7 @@ TYPES = (
     SimulatedType(name="g4dn.xlarge", zones=("us-east-1b",), spot_usd_per_hour="0.20"),
     SimulatedType(name="g5g.xlarge", usd_per_hour="0.42"),
     SimulatedType(name="m5.large", usd_per_hour="0.096"),
+    SimulatedType(name="t2.nano"),
     SimulatedType(name="g7.2xlarge"),
     SimulatedType(name="toy.2x", gpu_model="A10G", gpu_count=2, vcpu=16, memory_mib=65_536, usd_per_hour="2"),
 )

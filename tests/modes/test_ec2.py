@@ -52,9 +52,11 @@ def offer(instance_type: str = "g6.xlarge", zone: str = A, capacity_type: str = 
 def batch_of(mode: Ec2Mode, offers: Sequence[Offer], count: int = 1) -> LaunchBatch:
     """Return a batch of a new name, as it comes back from Kubernetes."""
     name = f"batch-{next(NUMBERS)}"
-    requests = [NodeRequest(name=f"{name}-{number}", pool="gpus") for number in range(count)]
+    requests = [NodeRequest(name=f"{name}-{number}", pool="gpus", mode="ec2") for number in range(count)]
     parameters = json.loads(json.dumps(mode.prepare(name, requests, offers, now_s=7)))
-    return LaunchBatch(name=name, pool="gpus", requests=tuple(request.name for request in requests), parameters=parameters)
+    return LaunchBatch(
+        name=name, pool="gpus", mode="ec2", requests=tuple(request.name for request in requests), parameters=parameters
+    )
 
 
 def taken(results: Sequence[LaunchResult]) -> list[str]:
@@ -165,7 +167,7 @@ def test_other_parameters_never_share_a_token(shared_cloud: SimulatedCloud, fiel
     """The token is a hash over all that makes the call, so it is never refused for a mismatch."""
     mode = mode_of(shared_cloud, cluster="other" if field == "cluster" else "test")
     base = mode_of(shared_cloud)
-    request = NodeRequest(name="r", pool="gpus")
+    request = NodeRequest(name="r", pool="gpus", mode="ec2")
     first = base.prepare("b", [request], [offer()], now_s=1)
     second = mode.prepare(
         "c" if field == "name" else "b",
@@ -279,6 +281,21 @@ def test_a_refused_replay_still_finds_what_the_first_call_launched(cloud: Simula
     assert live(cloud) == machine_ids(mode.launch(batch))
 
 
+def test_a_replay_without_capacity_still_finds_what_the_first_call_launched(cloud: SimulatedCloud) -> None:
+    """The reply was lost, then the account's limit was reached, by these very machines perhaps: they are not forgotten."""
+    mode = mode_of(cloud)
+    batch = batch_of(mode, [offer()], 2)
+    for fault in (LOST_REPLY, Fault(error=ApiError("VcpuLimitExceeded", "You have requested more vCPU capacity"))):
+        cloud.fail_next("CreateFleet", fault)
+    with pytest.raises(CloudUnreachableError):
+        mode.launch(batch)
+
+    results = mode.launch(batch)
+    assert live(cloud) == machine_ids(results)
+    assert len(results) == 2
+    assert not any(result.refusals for result in results)
+
+
 def test_the_template_version_is_fixed_when_the_batch_is_prepared(cloud: SimulatedCloud) -> None:
     """A new version between the record and the call changes nothing: the replay is word for word."""
     ec2 = cloud.session.client("ec2")
@@ -371,9 +388,87 @@ def test_check_says_what_is_missing(cloud: SimulatedCloud) -> None:
     problems = mode_of(cloud, wanted=wanted, launchTemplate={"name": "gpu-node"}, subnetIds=["subnet-0abc"]).check()
     too_new = mode_of(cloud, launchTemplate={"name": cloud.launch_template, "version": 99}).check()
 
-    expected = {"spec.options.launchTemplate": "gpu-node", "spec.options.subnetIds": "subnet-0abc", "instance type": "g9.xlarge"}
-    assert expected == {problem.field: problem.value for problem in problems}
+    expected = [
+        ("spec.options.launchTemplate", "gpu-node"),
+        ("spec.options.subnetIds", "subnet-0abc"),
+        ("spec.offers.instanceTypes[1]", "g9.xlarge"),
+    ]
+    assert expected == [(problem.field, problem.value) for problem in problems]
     assert "not 99" in too_new[0].want
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines"),
+    [
+        (OfferFilter(zones=("us-east-1z",)), [f"spec.offers.zones[0] is 'us-east-1z'; want one of {A}, {B}"]),
+        (OfferFilter(zones=("us-east-1z", A)), []),
+        (OfferFilter(gpu_models=("H100", "V100")), ["spec.offers.gpuModels[0] is 'H100'", "spec.offers.gpuModels[1] is 'V100'"]),
+        (OfferFilter(gpu_models=("H100",)), ["spec.offers.gpuModels[0] is 'H100'; want one of A10G, L4, T4"]),
+        (OfferFilter(gpu_models=("T4G",)), ["spec.offers.gpuModels[0] is 'T4G'; want one of A10G, L4, T4"]),
+        (OfferFilter(gpu_models=("T4G",), instance_types=("g5g.xlarge",)), []),
+        (OfferFilter(gpu_models=("H100",), instance_types=("m5.large",)), []),
+        (OfferFilter(gpu_models=("T4",), zones=(A,)), [f"spec.offers.zones[0] is '{A}'; want one of {B}"]),
+        (
+            OfferFilter(gpu_models=("H100",), zones=("us-east-1z",)),
+            ["spec.offers.gpuModels[0] is 'H100'", "spec.offers.zones[0] is 'us-east-1z'"],
+        ),
+        (
+            OfferFilter(instance_types=("t2.nano",), capacity_types=("spot",)),
+            ["spec.offers.capacityTypes[0] is 'spot'; want one of on-demand"],
+        ),
+        (
+            OfferFilter(instance_types=("m5.large", "g6.xlrge")),
+            ["spec.offers.instanceTypes[1] is 'g6.xlrge'; want g6.xlarge?"],
+        ),
+        (
+            OfferFilter(instance_types=("zzz",), gpu_models=("L4",), zones=(A,)),
+            ["spec.offers.instanceTypes[0] is 'zzz'; want a type that EC2 has in us-east-1"],
+        ),
+        (
+            OfferFilter(instance_types=("g7.2xlarge",)),
+            ["spec.offers.instanceTypes[0] is 'g7.2xlarge'; want a type of us-east-1 whose card is in the GPU table"],
+        ),
+    ],
+)
+def test_check_blames_the_filter_that_leaves_nothing(cloud: SimulatedCloud, wanted: OfferFilter, lines: list[str]) -> None:
+    """Each value of it, at its place in the pool; a filter that leaves something, and one beside a culprit, is not blamed."""
+    problems = mode_of(cloud, wanted=wanted).check()
+
+    assert len(lines) == len(problems)
+    assert all(str(problem).startswith(f"gpupool gpus: {line}") for problem, line in zip(problems, lines, strict=True))
+
+
+def test_check_blames_subnets_of_the_wrong_zones(cloud: SimulatedCloud) -> None:
+    """Nothing could be bought, although types, zones and subnets are all there."""
+    here = cloud.subnets[A]
+    (problem,) = mode_of(cloud, wanted=OfferFilter(zones=(B,)), subnetIds=[here]).check()
+    (other,) = mode_of(cloud, wanted=OfferFilter(instance_types=("g4dn.xlarge",)), subnetIds=[here]).check()
+
+    assert ("spec.options.subnetIds", here) == (problem.field, problem.value) == (other.field, other.value)
+
+
+def test_check_knows_the_types_that_a_price_may_be_for(cloud: SimulatedCloud) -> None:
+    """A price for a type that the pool does not want would never be used."""
+    named = OfferFilter(instance_types=("m5.large",))
+    own = {"m5.large": "0.09"}
+
+    assert mode_of(cloud, wanted=named, prices=own).check() == []
+    lines = [str(problem) for problem in mode_of(cloud, wanted=named, prices={"g6.xlarge": "0.5", **own}).check()]
+    assert lines == ["gpupool gpus: a key of spec.options.prices is 'g6.xlarge'; want one of the pool's instance types"]
+    lines = [str(problem) for problem in mode_of(cloud, prices={"g6.xlrge": "0.5", "g6f.xlarge": "0.2"}).check()]
+    assert lines == ["gpupool gpus: a key of spec.options.prices is 'g6.xlrge'; want g6.xlarge?"]
+
+
+@pytest.mark.parametrize("region", ["us-west-2", "us-west-9", "no-where-1"])
+def test_a_region_that_nobody_answers_for_is_a_problem_of_its_pool(cloud: SimulatedCloud, region: str) -> None:
+    """The account may have no such region: the pool is told so, and what was launched there is not known."""
+    mode = mode_of(cloud, region=region)
+    (problem,) = mode.check()
+
+    assert ("spec.options.region", region) == (problem.field, problem.value)
+    assert f"Unknown region: '{region}'" in problem.want
+    with pytest.raises(CloudUnreachableError, match=f"Unknown region: '{region}'"):
+        mode.observe()
 
 
 def test_check_says_that_nobody_answers(cloud: SimulatedCloud) -> None:

@@ -140,6 +140,16 @@ def test_a_silent_price_list_costs_only_the_prices(cloud: SimulatedCloud) -> Non
     assert asked_again == cloud.calls - calls
 
 
+def test_a_price_that_no_list_has_is_no_warning(cloud: SimulatedCloud, caplog: pytest.LogCaptureFixture) -> None:
+    """It stands in the account of what is bought; a run's standard error is for what somebody should do."""
+    with caplog.at_level(logging.INFO, logger="tfscale"):
+        mode_of(cloud, OfferFilter(instance_types=("g4dn.xlarge",))).offers()
+
+    assert [("INFO", "the price list knows no price of g4dn.xlarge")] == [
+        (record.levelname, record.getMessage()) for record in caplog.records
+    ]
+
+
 def test_throttled_reads_are_tried_again(cloud: SimulatedCloud) -> None:
     """Every kind of read."""
     for operation in ("DescribeInstanceTypes", "DescribeInstanceTypeOfferings", "GetProducts", "DescribeSpotPriceHistory"):
@@ -162,9 +172,13 @@ def test_throttled_reads_are_tried_again(cloud: SimulatedCloud) -> None:
         ({"subnetIds": ["vpc-1"]}, "spec.options.subnetIds[0] is 'vpc-1'; want an id such as subnet-0123456789abcdef0"),
         (
             {"prices": {"g6.xlarge": "nan"}},
-            "spec.options.prices.g6.xlarge is 'nan'; want an amount of USD of 0 or more, such as 0.526",
+            "spec.options.prices.g6.xlarge is 'nan'; want an amount of USD above 0, such as 0.526",
         ),
-        ({"prices": {"g6.xlarge": -1}}, "spec.options.prices.g6.xlarge is '-1'; want an amount of USD of 0 or more"),
+        ({"prices": {"g6.xlarge": -1}}, "spec.options.prices.g6.xlarge is '-1'; want an amount of USD above 0"),
+        (
+            {"prices": {"g6.xlarge": "0.00"}},
+            "is '0.00'; want an amount of USD above 0, such as 0.526; leave a price out that you do not know",
+        ),
         ({"tags": {"karpenter.sh/nodepool": "x"}}, "is 'karpenter.sh/nodepool'; want a tag of your own"),
         ({"region": "us-east-1a"}, "spec.options.region is 'us-east-1a'; want a region such as us-east-1"),
         ({"region": 7}, "spec.options.region is '7'; want a valid string"),
@@ -193,7 +207,7 @@ def test_opening_calls_nobody_and_checks_the_filter() -> None:
         return Ec2Mode.open(ModeContext(pool=pool, gpus=GpuTable(), kube=FakeKube(), cluster="test"))
 
     opened(OfferFilter())
-    with pytest.raises(BadInputError, match=r"gpupool gpus: GPU model is 'L44'; want L40\?|want L4\?"):
+    with pytest.raises(BadInputError, match=r"gpupool gpus: spec.offers.gpuModels\[0\] is 'L44'; want L4"):
         opened(OfferFilter(gpu_models=("L44",)))
-    with pytest.raises(BadInputError, match="gpupool gpus: capacity type is 'spott'; want on-demand or spot"):
+    with pytest.raises(BadInputError, match=r"gpupool gpus: spec.offers.capacityTypes\[0\] is 'spott'; want on-demand or spot"):
         opened(OfferFilter(capacity_types=("spott",)))

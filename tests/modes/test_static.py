@@ -31,9 +31,9 @@ def test_launching_is_refused() -> None:
     mode = StaticMode.open(context())
 
     with pytest.raises(LaunchRefusedError, match="buys no nodes"):
-        mode.prepare("b", [NodeRequest(name="r", pool="rack")], [], now_s=0)
+        mode.prepare("b", [NodeRequest(name="r", pool="rack", mode="static")], [], now_s=0)
     with pytest.raises(LaunchRefusedError, match="buys no nodes"):
-        mode.launch(LaunchBatch(name="b", pool="rack", requests=("r",), parameters={}))
+        mode.launch(LaunchBatch(name="b", pool="rack", mode="static", requests=("r",), parameters={}))
 
 
 def test_an_option_is_refused() -> None:

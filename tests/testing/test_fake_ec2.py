@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError, UnknownRegionError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +110,40 @@ def test_capacity_comes_back_when_a_machine_is_gone(cloud: SimulatedCloud) -> No
 
     assert early == []
     assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
+
+
+def test_a_subnet_runs_out_of_addresses(cloud: SimulatedCloud) -> None:
+    """A fleet gets what is left and says so; so does a single instance."""
+    ec2 = cloud.session.client("ec2", config=ONCE)
+    vpc = ec2.create_vpc(CidrBlock="172.16.0.0/28")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="172.16.0.0/28", AvailabilityZone=A)["Subnet"]["SubnetId"]
+    template = {"LaunchTemplateName": cloud.launch_template}
+    config = {"LaunchTemplateSpecification": template, "Overrides": [{"InstanceType": "plain", "SubnetId": subnet}]}
+    reply = fleet(cloud, count=13, LaunchTemplateConfigs=[config])
+    single: dict[str, Any] = {"InstanceType": "plain", "ImageId": "ami-1", "SubnetId": subnet, "MinCount": 1, "MaxCount": 1}
+
+    assert len(made(reply)) == 11
+    assert [error["ErrorCode"] for error in reply["Errors"]] == ["InsufficientFreeAddressesInSubnet"]
+    with pytest.raises(ClientError, match="InsufficientFreeAddressesInSubnet"):
+        ec2.run_instances(**single)
+
+
+def test_each_zone_has_addresses_for_a_large_fleet(cloud: SimulatedCloud) -> None:
+    """As many as EC2 lets a subnet have, less the five that it keeps."""
+    subnets = cloud.session.client("ec2").describe_subnets(SubnetIds=list(cloud.subnets.values()))["Subnets"]
+
+    assert ["/16", "/16"] == [subnet["CidrBlock"][-3:] for subnet in subnets]
+    assert len({subnet["VpcId"] for subnet in subnets}) == 1
+    assert all(subnet["AvailableIpAddressCount"] > 60_000 for subnet in subnets)
+
+
+def test_ec2_of_another_region_is_nowhere(cloud: SimulatedCloud) -> None:
+    """The call fails at once and launches nothing; the price list is one for all regions."""
+    with pytest.raises(UnknownRegionError, match=r"Unknown region: 'eu-west-9'\. The simulated cloud is us-east-1"):
+        cloud.session.client("ec2", region_name="eu-west-9").describe_instances()
+    pricing = cloud.session.client("pricing", region_name="eu-central-1")
+
+    assert pricing.get_products(ServiceCode="AmazonEC2")["PriceList"]
 
 
 def test_capacity_can_be_of_one_capacity_type(cloud: SimulatedCloud) -> None:
@@ -363,12 +397,31 @@ class TestOnItsOwn:
         with SimulatedCloud(instance_types=TYPES) as cloud:
             assert cloud.machines == ()
 
-    def test_a_bad_zone_or_capacity_is_one_clear_line(self) -> None:
+    def test_a_bad_region_zone_or_capacity_is_one_clear_line(self) -> None:
         """The same for the cloud itself."""
+        with pytest.raises(BadInputError, match="simulated cloud: region is 'nowhere-1'; want one of af-south-1, "):
+            SimulatedCloud(instance_types=TYPES, region="nowhere-1").__enter__()
+        with pytest.raises(BadInputError, match=r"simulated cloud: region is 'us-west-9'; want us-west-[12]\?"):
+            SimulatedCloud(instance_types=TYPES, region="us-west-9").__enter__()
         with pytest.raises(BadInputError, match="simulated cloud: zone is 'us-east-1q'; want one of us-east-1a"):
             SimulatedCloud(instance_types=TYPES, zones=["us-east-1q"]).__enter__()
         with pytest.raises(BadInputError, match="simulated cloud: capacity is 'plain/us-east-1f: 1'; want a type"):
             SimulatedCloud(instance_types=TYPES, capacity={("plain", "us-east-1f"): 1}).__enter__()
+
+
+def test_the_cloud_is_imported_when_it_is_asked_for() -> None:
+    """Who tests against the Kubernetes alone needs neither boto3 nor moto."""
+    code = (
+        "import sys; sys.modules['boto3'] = sys.modules['moto'] = None\n"
+        "import tfscale.testing\n"
+        "print(tfscale.testing.FakeKube.__name__)\n"
+        "del sys.modules['boto3']\n"
+        "from tfscale.testing import SimulatedCloud\n"
+        "print(SimulatedCloud.__name__, tfscale.testing.__all__ == sorted(tfscale.testing.__all__))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own code
+
+    assert done.stdout == "FakeKube\nSimulatedCloud True\n"
 
 
 def test_without_moto_one_line_names_the_extra() -> None:

@@ -53,7 +53,7 @@ class Timing:
 
     call_s: float = 10.0
     """For a connection, and for each silence while one request is answered."""
-    read_s: float = 30.0
+    read_s: float = 10.0
     """For one get or one page of a list with all its retries. Writes are not retried: the loop observes again."""
     watch_margin_s: float = 15.0
     """How much longer than the server's own limit a watch waits in silence before its connection counts as dead."""

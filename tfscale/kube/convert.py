@@ -18,7 +18,7 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
 from tfscale.kube.nodes import idle_mark, machine_id, read_node
 from tfscale.kube.pods import allocation, holds, keeps_busy, pool_name, read_demand, waits
-from tfscale.kube.pools import pool_object, read_pools, read_set_aside, set_aside_status
+from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status
 from tfscale.kube.port import Json
 from tfscale.kube.records import (
     batches_by_request,
@@ -34,6 +34,7 @@ from tfscale.model import Cluster, Demand, LaunchBatch, Machine, Node, NodeReque
 from tfscale.spec import suggest
 
 __all__ = [
+    "FINALIZER",
     "allocation",
     "idle_mark",
     "keeps_busy",
@@ -80,6 +81,7 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
         all={named("gpupool", obj).where.removeprefix("gpupool ") for obj in listed},
     )
     problems += known.two_defaults()
+    problems += _without_pool(read_requests, known.all)
     roots = [named("pod", obj) for obj in pods]
     return Cluster(
         now_s=now_s,
@@ -106,6 +108,13 @@ def _records(
         else:
             records.append(record)
     return tuple(sorted(records, key=lambda record: record.name)), broken
+
+
+def _without_pool(requests: Iterable[NodeRequest], pools: set[str]) -> Iterable[Problem]:
+    for request in requests:
+        if request.pool not in pools:
+            want = f"a gpupool that exists, to give {request.machine_id or 'what it asked for'} back"
+            yield Problem(where=f"noderequest {request.name}", field="spec.pool", value=request.pool, want=want)
 
 
 def _pool_of(record: Field) -> str:

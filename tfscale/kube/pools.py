@@ -21,7 +21,10 @@ from tfscale.model import Limits, OfferFilter, Pool, SetAside
 from tfscale.quantity import duration_text, time_text, usd_text
 from tfscale.spec import Duration, Spec, Usd, parse
 
-__all__ = ["pool_object", "read_pool", "read_pools", "read_set_aside", "set_aside_status"]
+__all__ = ["FINALIZER", "pool_object", "read_pool", "read_pools", "read_set_aside", "set_aside_status"]
+
+FINALIZER = "tfscale.io/machines"
+"""Keeps a pool that is deleted until all that was bought for it is given back."""
 
 _DEFAULTS = Pool(name="", mode="")
 
@@ -90,6 +93,7 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         set_aside_s=spec.set_aside_for,
         default=spec.default,
         deleting=place.at("metadata", "deletionTimestamp").given,
+        guarded=FINALIZER in place.at("metadata", "finalizers").texts(),
     )
 
 
@@ -119,14 +123,24 @@ def _model(name: Place, gpus: GpuTable) -> str:
 def read_set_aside(obj: Json) -> tuple[SetAside, ...]:
     """Return the offers that the pool's status leaves out for a while. Raises ``BadInputError``."""
     return tuple(
-        SetAside(offer=item.at("offer").needed(), until_s=item.at("until").seconds(), reason=item.at("reason").text())
+        SetAside(
+            offer=item.at("offer").needed(),
+            pod=item.at("podUid").text(),
+            until_s=item.at("until").seconds(),
+            times=item.at("times").whole(1, least=1),
+            reason=item.at("reason").text(),
+        )
         for item in named("gpupool", obj).at("status", "setAside").items()
     )
 
 
 def set_aside_status(entries: Sequence[SetAside]) -> Json:
     """Return the patch of a pool's status that leaves these offers out for a while."""
-    listed = [{"offer": entry.offer, "until": time_text(entry.until_s), "reason": entry.reason} for entry in entries]
+    listed = [
+        {"offer": entry.offer, "until": time_text(entry.until_s), "times": entry.times, "reason": entry.reason}
+        | ({"podUid": entry.pod} if entry.pod else {})
+        for entry in entries
+    ]
     return {"status": {"setAside": listed}}
 
 
@@ -156,7 +170,7 @@ def pool_object(pool: Pool) -> Json:
     return {
         "apiVersion": GPU_POOLS.api_version,
         "kind": GPU_POOLS.kind,
-        "metadata": {"name": pool.name},
+        "metadata": {"name": pool.name} | ({"finalizers": [FINALIZER]} if pool.guarded else {}),
         "spec": spec,
         **set_aside_status(pool.set_aside),
     }

@@ -28,9 +28,8 @@ def write_request(request: NodeRequest) -> Json:
     """Return the object of a node request. Its batch is not in it."""
     spec = {
         "pool": request.pool,
+        "mode": request.mode,
         "nominated": list(request.nominated),
-        "attempt": request.attempt,
-        "createdAt": time_text(request.created_s),
     }
     return _object(NODE_REQUESTS, request.name, spec) | request_status(request)
 
@@ -43,7 +42,7 @@ def request_status(request: NodeRequest) -> Json:
             "machineId": request.machine_id,
             "offer": request.offer,
             "nodeName": request.node,
-            "changedAt": time_text(request.changed_s),
+            "launchedAt": time_text(request.launched_s) if request.launched_s else None,
         }
     }
 
@@ -51,23 +50,21 @@ def request_status(request: NodeRequest) -> Json:
 def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
     """Return the request; `batch` is the batch that carries it. Raises ``BadInputError``.
 
-    A request without a status was created a moment ago: it is Requested since then.
+    A request without a status was created a moment ago: it is Requested.
     """
     request = named("noderequest", obj)
     spec, status = request.at("spec"), request.at("status")
-    created_s = _created_s(request)
     return NodeRequest(
         name=request.at("metadata", "name").needed(),
         pool=spec.at("pool").needed(),
+        mode=spec.at("mode").needed(),
         state=_state(status.at("state")),
-        attempt=spec.at("attempt").whole(1, least=1),
         batch=batch,
         nominated=tuple(sorted(spec.at("nominated").texts())),
         machine_id=status.at("machineId").text(),
         offer=status.at("offer").text(),
         node=status.at("nodeName").text(),
-        created_s=created_s,
-        changed_s=status.at("changedAt").seconds() if status.at("changedAt").given else created_s,
+        launched_s=status.at("launchedAt").seconds() if status.at("launchedAt").given else 0,
     )
 
 
@@ -75,6 +72,7 @@ def write_batch(batch: LaunchBatch) -> Json:
     """Return the object of a launch batch. Raises ``ValueError`` where its parameters are no JSON."""
     spec = {
         "pool": batch.pool,
+        "mode": batch.mode,
         "requests": list(batch.requests),
         "parameters": json.dumps(batch.parameters, allow_nan=False),
         "createdAt": time_text(batch.created_s),
@@ -89,6 +87,7 @@ def read_batch(obj: Json) -> LaunchBatch:
     return LaunchBatch(
         name=batch.at("metadata", "name").needed(),
         pool=spec.at("pool").needed(),
+        mode=spec.at("mode").needed(),
         requests=tuple(sorted(spec.at("requests").texts())),
         parameters=_parameters(spec.at("parameters")),
         settled=batch.at("status", "settled").flag(),

@@ -55,5 +55,5 @@ def _class_of(entry: EntryPoint, *, where: str, field: str) -> type[ScalingMode]
 
 def _advice(name: str) -> str:
     known = names()
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
     return f"{near[0]}? Known modes: {', '.join(known)}" if near else "one of " + ", ".join(known)

@@ -14,7 +14,7 @@ from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError,
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Refusal, ScalingMode, results_of
 from tfscale.modes.ec2_calls import Ec2Calls, code_of, message_of, translated
-from tfscale.modes.ec2_catalogue import Catalogue
+from tfscale.modes.ec2_catalogue import Catalogue, nearest
 from tfscale.modes.ec2_fleet import (
     BATCH_TAG,
     CLUSTER_TAG,
@@ -61,7 +61,10 @@ class Ec2Mode:
         self._options = options
         self._calls = Ec2Calls(context.aws, options.region, sleep=sleep)
         find, where = context.gpus.find, f"gpupool {context.pool.name}"
-        models = tuple(find(name, where=where, field="GPU model").name for name in context.pool.wanted.gpu_models)
+        models = tuple(
+            find(name, where=where, field=f"spec.offers.gpuModels[{number}]").name
+            for number, name in enumerate(context.pool.wanted.gpu_models)
+        )
         self._catalogue = Catalogue(
             self._calls,
             Prices(self._calls, region=options.region, own=options.prices, clock=clock),
@@ -77,9 +80,11 @@ class Ec2Mode:
         return cls(context, options_of(context.pool))
 
     def check(self) -> Sequence[Problem]:
-        """Return what is missing in the account: credentials, launch template, subnets, instance types."""
+        """Return what is missing in the account or the region, and each filter of the pool that leaves nothing to buy."""
         try:
-            return [*self._template_problems(), *self._subnet_problems(), *self._type_problems()]
+            problems = [*self._template_problems(), *self._subnet_problems()]
+            problems += [*self._catalogue.problems(f"gpupool {self._pool.name}"), *self._price_problems()]
+            return problems or self._placing_problems()
         except ModeError as error:
             return [self._problem("region", self._options.region, f"a region whose EC2 answers us ({error})")]
 
@@ -113,15 +118,23 @@ class Ec2Mode:
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
         """Send the recorded CreateFleet. Its client token makes a replay harmless."""
+        refused: LaunchRefusedError | None = None
+        results: Sequence[LaunchResult] = ()
         try:
-            with translated(f"launch {batch.name}", refusal=LaunchRefusedError):
-                fleet = self._create_fleet(batch)
-        except LaunchRefusedError:
-            # A replay can be refused although the first call, whose reply was lost, was not: a permission may be gone since.
-            earlier = [machine for machine in self.observe() if machine.batch == batch.name]
-            if not earlier:
-                raise
-            return results_of(batch, earlier)
+            results = self._call(batch)
+        except LaunchRefusedError as error:
+            refused = error
+        if any(result.machine for result in results):
+            return results
+        # A replay can be refused although the first call, whose reply was lost, was not: capacity or a permission is gone since.
+        earlier = [machine for machine in self.observe() if machine.batch == batch.name]
+        if refused and not earlier:
+            raise refused
+        return results_of(batch, earlier) if earlier else results
+
+    def _call(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        with translated(f"launch {batch.name}", refusal=LaunchRefusedError):
+            fleet = self._create_fleet(batch)
         if not fleet.get("Instances") and not fleet.get("Errors"):
             # The replay of a settled fleet may answer with its id alone.
             fleet = self._read_back(str(fleet["FleetId"]), batch)
@@ -239,9 +252,25 @@ class Ec2Mode:
         missing = [subnet for subnet in self._options.subnet_ids if subnet not in found]
         return [self._problem("subnetIds", subnet, f"a subnet in {self._options.region}") for subnet in missing]
 
-    def _type_problems(self) -> list[Problem]:
-        where, want = f"gpupool {self._pool.name}", f"a type that EC2 has in {self._options.region}"
-        return [Problem(where=where, field="instance type", value=name, want=want) for name in self._catalogue.unknown_types()]
+    def _price_problems(self) -> list[Problem]:
+        known = self._pool.wanted.instance_types or self._catalogue.names()
+        want = "one of the pool's instance types"
+        return [
+            Problem(
+                where=f"gpupool {self._pool.name}",
+                field="a key of spec.options.prices",
+                value=name,
+                want=nearest(name, known) or want,
+            )
+            for name in self._options.prices
+            if name not in known
+        ]
+
+    def _placing_problems(self) -> list[Problem]:
+        subnets = self._options.subnet_ids
+        if not subnets or self._catalogue.sold(self._zones):
+            return []
+        return [self._problem("subnetIds", ", ".join(subnets), "a subnet in a zone that the pool wants and that has its types")]
 
     def _problem(self, option: str, value: str, want: str) -> Problem:
         return Problem(where=f"gpupool {self._pool.name}", field=f"spec.options.{option}", value=value, want=want)

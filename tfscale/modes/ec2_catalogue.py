@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tfscale.errors import BadInputError
+from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.model import Offer, OfferFilter
 from tfscale.modes.ec2_calls import Ec2Calls
@@ -18,7 +19,7 @@ from tfscale.modes.ec2_prices import REMEMBER_S, Prices, Remembered
 if TYPE_CHECKING:
     from types_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeInfoTypeDef
 
-__all__ = ["Catalogue", "Facts", "facts_of", "node_labels"]
+__all__ = ["Catalogue", "Facts", "facts_of", "nearest", "node_labels"]
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +99,12 @@ class Catalogue:
         self._gpus = gpus
         self._region = region
         self._wanted = wanted
+        self._described: Remembered[tuple[frozenset[str], list[Facts]]] = Remembered(clock)
         self._sold: Remembered[list[tuple[Facts, str]]] = Remembered(clock)
 
     def offers(self, zones: Callable[[], Iterable[str] | None]) -> list[Offer]:
         """Return the offers in the zones that `zones` gives, in the order of their names; None is every zone of the region."""
-        sold = self._sold.get(lambda: (self._ask_sold(zones()), REMEMBER_S))
+        sold = self.sold(zones)
         names = {facts.name for facts, _ in sold}
         wanted = self._wanted.capacity_types
         on_demand = self._prices.on_demand(names) if "on-demand" in wanted and names else {}
@@ -114,10 +116,47 @@ class Catalogue:
             if kind in facts.capacity_types
         ]
 
-    def unknown_types(self) -> list[str]:
-        """Return the types that the pool names and the region does not have."""
-        known = {info["InstanceType"] for info in self._describe_types()}
-        return sorted(set(self._wanted.instance_types) - known)
+    def sold(self, zones: Callable[[], Iterable[str] | None]) -> list[tuple[Facts, str]]:
+        """Return the wanted types, each with a zone that has it, without asking for prices."""
+        return self._sold.get(lambda: (self._ask_sold(zones()), REMEMBER_S))
+
+    def names(self) -> frozenset[str]:
+        """Return the types that the pool names, or all with cards, as far as the region has them."""
+        return self._kinds()[0]
+
+    def problems(self, where: str) -> list[Problem]:
+        """Return each named type that the region does not have, and the values of each filter that leaves nothing.
+
+        A filter is not to blame for what another one leaves out.
+        """
+        wanted, (names, kinds) = self._wanted, self._kinds()
+        missing = self._missing(where, names)
+        booting = [facts for facts in kinds if self._boots(facts)]
+        if not booting:
+            want = f"a type of {self._region} whose card is in the GPU table"
+            return missing or _blamed(where, "instanceTypes", wanted.instance_types or ("",), want)
+        models = {facts.gpu_model for facts in booting if facts.gpu_model}
+        chosen = [facts for facts in booting if self._has_card(facts)] or booting
+        found = {zone for _, zone in self._describe_offerings(sorted(facts.name for facts in chosen))}
+        capacity_types = {kind for facts in chosen for kind in facts.capacity_types}
+        return [
+            *missing,
+            *_useless(where, "gpuModels", wanted.gpu_models, models),
+            *_useless(where, "zones", wanted.zones, found),
+            *_useless(where, "capacityTypes", wanted.capacity_types, capacity_types),
+        ]
+
+    def _missing(self, where: str, names: frozenset[str]) -> list[Problem]:
+        wanted = self._wanted.instance_types
+        if names.issuperset(wanted):
+            return []
+        sold = [info["InstanceType"] for info in self._types([])]
+        want = f"a type that EC2 has in {self._region}"
+        return [
+            Problem(where=where, field=f"spec.offers.instanceTypes[{number}]", value=name, want=nearest(name, sold) or want)
+            for number, name in enumerate(wanted)
+            if name not in names
+        ]
 
     def _offer(self, facts: Facts, zone: str, capacity_type: str, price_micro_usd: int | None) -> Offer:
         return Offer(
@@ -135,7 +174,7 @@ class Catalogue:
         )
 
     def _ask_sold(self, zones: Iterable[str] | None) -> list[tuple[Facts, str]]:
-        facts = {found.name: found for info in self._describe_types() if (found := self._facts(info)) and self._wants(found)}
+        facts = {found.name: found for found in self._kinds()[1] if self._boots(found) and self._has_card(found)}
         allowed = None if zones is None else set(zones)
         places = self._describe_offerings(sorted(facts))
         return [(facts[name], zone) for name, zone in sorted(places) if allowed is None or zone in allowed]
@@ -147,9 +186,18 @@ class Catalogue:
             log.warning("instance type left out: %s", error)
             return None
 
-    def _wants(self, facts: Facts) -> bool:
-        if facts.gpu_model and self._wanted.gpu_models and facts.gpu_model not in self._wanted.gpu_models:
-            return False
+    def _kinds(self) -> tuple[frozenset[str], list[Facts]]:
+        """Return the names of what the pool could want, and the facts of those whose cards are known."""
+        return self._described.get(lambda: (self._ask_kinds(), REMEMBER_S))
+
+    def _ask_kinds(self) -> tuple[frozenset[str], list[Facts]]:
+        infos = self._describe_types()
+        return frozenset(info["InstanceType"] for info in infos), [found for info in infos if (found := self._facts(info))]
+
+    def _has_card(self, facts: Facts) -> bool:
+        return not (facts.gpu_model and self._wanted.gpu_models) or facts.gpu_model in self._wanted.gpu_models
+
+    def _boots(self, facts: Facts) -> bool:
         # Where nobody asked for this very type, an image for the other architecture would not boot on it.
         return facts.name in self._wanted.instance_types or facts.arch == "amd64"
 
@@ -181,6 +229,33 @@ class Catalogue:
 def _has_nvidia_card(info: InstanceTypeInfoTypeDef) -> bool:
     cards = info.get("GpuInfo", {}).get("Gpus", ())
     return any(card.get("Manufacturer") == "NVIDIA" for card in cards)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the nearest known name as a question, or nothing: the names of all types would fill a page.
+
+    Sizes make all names alike, so only a slip of the pen is near.
+
+    >>> nearest("g6.xlrge", ["g6.xlarge", "m5.large"]), nearest("g6.xlarge", ["m5.large"])
+    ('g6.xlarge?', '')
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8)
+    return f"{near[0]}?" if near else ""
+
+
+def _useless(where: str, filter_name: str, wanted: Sequence[str], there: Iterable[str]) -> list[Problem]:
+    """Return a problem for each value of a filter of which not one is there."""
+    known = sorted(set(there))
+    if not known or not wanted or not set(wanted).isdisjoint(known):
+        return []
+    return _blamed(where, filter_name, wanted, f"one of {', '.join(known)}")
+
+
+def _blamed(where: str, filter_name: str, values: Sequence[str], want: str) -> list[Problem]:
+    return [
+        Problem(where=where, field=f"spec.offers.{filter_name}[{number}]", value=value, want=want)
+        for number, value in enumerate(values)
+    ]
 
 
 def _parts(values: Sequence[str]) -> list[Sequence[str]]:

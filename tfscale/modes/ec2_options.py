@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.model import Pool
-from tfscale.spec import Spec, Usd, parse
+from tfscale.quantity import micro_usd
+from tfscale.spec import Spec, parse
 
 __all__ = ["Ec2Options", "LaunchTemplate", "options_of"]
 
@@ -40,6 +41,18 @@ def _version(value: object) -> str:
     return text
 
 
+def _price(value: object) -> int:
+    want = "an amount of USD above 0, such as 0.526"
+    try:
+        price = micro_usd(value)
+    except ValueError:
+        raise ValueError(want) from None
+    if not price:
+        # Such a node would be bought before all others and count nothing against a limit.
+        raise ValueError(f"{want}; leave a price out that you do not know")
+    return price
+
+
 class LaunchTemplate(Spec):
     """The launch template that brings image, disk, network and bootstrap of the nodes."""
 
@@ -61,7 +74,7 @@ class Ec2Options(Spec):
     launch_template: LaunchTemplate
     subnet_ids: list[Annotated[str, _shaped("subnet-[0-9a-f]+", "an id such as subnet-0123456789abcdef0")]] = []
     """Where nodes may be; empty leaves the subnet of each zone to EC2 and the launch template."""
-    prices: dict[str, Usd] = {}
+    prices: dict[str, Annotated[int, BeforeValidator(_price)]] = {}
     """Micro-USD per hour by instance type, instead of the price list: what a contract says. On-demand only."""
     tags: dict[Annotated[str, BeforeValidator(_own_tag)], str] = {}
     """Tags for instances, volumes and fleets, beside those of tfscale."""
@@ -70,7 +83,8 @@ class Ec2Options(Spec):
 def options_of(pool: Pool) -> Ec2Options:
     """Return the pool's options. Raises ``BadInputError`` that names everything that is wrong."""
     where = f"gpupool {pool.name}"
-    for wanted in pool.wanted.capacity_types:
+    for number, wanted in enumerate(pool.wanted.capacity_types):
         if wanted not in CAPACITY_TYPES:
-            raise BadInputError(Problem(where=where, field="capacity type", value=wanted, want=" or ".join(CAPACITY_TYPES)))
+            field, want = f"spec.offers.capacityTypes[{number}]", " or ".join(CAPACITY_TYPES)
+            raise BadInputError(Problem(where=where, field=field, value=wanted, want=want))
     return parse(Ec2Options, dict(pool.options), where=where, field="spec.options")

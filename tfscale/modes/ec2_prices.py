@@ -68,7 +68,7 @@ class Prices:
         found = {name: _price_in(self._calls.read("GetProducts", partial(self._products, name))) for name in types}
         unknown = sorted(name for name, price in found.items() if price is None)
         if unknown:
-            log.warning("the price list knows no price of %s", ", ".join(unknown))
+            log.info("the price list knows no price of %s", ", ".join(unknown))
         return {name: price for name, price in found.items() if price is not None}
 
     def _products(self, name: str) -> list[str]:

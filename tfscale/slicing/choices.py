@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tfscale.model import CARD_MILLI, Demand, Gpu, Node, Offer, Request
+from tfscale.model import CARD_MILLI, INSTANCE_TYPE, Demand, Gpu, Node, Offer, Request
 from tfscale.slicing.capacity import NEVER, Bools, Ints
 from tfscale.slicing.order import filling_order
 from tfscale.slicing.reasons import refusal
@@ -30,7 +30,7 @@ def imagine(offer: Offer, *, name: str, pool: str) -> Node:
     'a'
     """
     labels = {
-        "node.kubernetes.io/instance-type": offer.instance_type,
+        INSTANCE_TYPE: offer.instance_type,
         "topology.kubernetes.io/zone": offer.zone,
         "karpenter.sh/capacity-type": offer.capacity_type,
         "tfscale.io/pool": pool,

@@ -13,6 +13,7 @@ import boto3
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
+from tfscale.spec import suggest
 from tfscale.testing.fake_ec2.fleet import Capacity, Ground, Machines, SimulatedMachine
 from tfscale.testing.fake_ec2.market import Market, SimulatedType
 from tfscale.testing.fake_ec2.nodes import node_of
@@ -73,6 +74,7 @@ class SimulatedCloud:
             inside = moto_session(self.region)
             undo.callback(_empty_moto)
             _empty_moto()
+            _check_region(self.region)
             ec2 = self._start(inside)
             self._market = Market(self.region, self.zones, self._types, self._gpus)
             self._check_capacity(self._capacity)
@@ -172,14 +174,30 @@ class SimulatedCloud:
         from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - moto is an extra and takes seconds to import
         from moto.ec2.models import ec2_backends  # noqa: PLC0415 - the same
 
-        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        vpc = ec2.create_vpc(CidrBlock=_addresses(0))["Vpc"]["VpcId"]
+        for number in range(1, len(self.zones)):
+            ec2.associate_vpc_cidr_block(VpcId=vpc, CidrBlock=_addresses(number))
         self._subnets = {
-            zone: ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{16 * number}.0/20", AvailabilityZone=zone)["Subnet"]["SubnetId"]
+            zone: ec2.create_subnet(VpcId=vpc, CidrBlock=_addresses(number), AvailabilityZone=zone)["Subnet"]["SubnetId"]
             for number, zone in enumerate(self.zones)
         }
         image = ec2.register_image(Name="node", RootDeviceName="/dev/xvda")["ImageId"]
         ec2.create_launch_template(LaunchTemplateName=self.launch_template, LaunchTemplateData={"ImageId": image})
         return Ground(ec2=ec2, instances=ec2_backends[DEFAULT_ACCOUNT_ID][self.region], subnets=self._subnets)
+
+
+def _check_region(region: str) -> None:
+    from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: PLC0415 - moto is an extra and takes seconds to import
+    from moto.ec2.models import ec2_backends  # noqa: PLC0415 - the same
+
+    known = ec2_backends[DEFAULT_ACCOUNT_ID].regions
+    if region not in known:
+        raise BadInputError(Problem(where="simulated cloud", field="region", value=region, want=suggest(region, known)))
+
+
+def _addresses(number: int) -> str:
+    """Return the addresses of one zone: as many as EC2 lets a subnet have."""
+    return f"10.{number}.0.0/16"
 
 
 def _empty_moto() -> None:

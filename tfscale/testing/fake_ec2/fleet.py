@@ -134,9 +134,9 @@ class Machines:
                 message = f"Your requested instance type ({place.instance_type}) is not supported in {place.zone}."
                 errors.append({**about, "ErrorCode": "InvalidFleetConfiguration", "ErrorMessage": message})
                 continue
-            count = min(left, self._room(place, left))
+            count, lack = self._available(place, left)
             if count < left:
-                errors.append({**about, "ErrorCode": "InsufficientInstanceCapacity", "ErrorMessage": _no_capacity(place)})
+                errors.append({**about, "ErrorCode": lack.code, "ErrorMessage": str(lack)})
             if count:
                 made = self._make(place, count, {"LaunchTemplate": template, "TagSpecifications": _instance_tags(parameters)})
                 ids = [instance["InstanceId"] for instance in made["Instances"]]
@@ -195,6 +195,18 @@ class Machines:
         if zone not in self._market.zones:
             raise ApiError("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
 
+    def _available(self, place: _Place, most: int) -> tuple[int, ApiError]:
+        """Return how many machines this place can still give, at most `most`, and the error of the others.
+
+        A machine that is gone keeps its address, so that no two machines of a run share a node name.
+        """
+        room = self._room(place, most)
+        free = self._ground.instances.get_subnet(place.subnet).available_ip_address_count
+        if free < room:
+            message = f"There are not enough free addresses in subnet '{place.subnet}' for the requested number of instances."
+            return free, ApiError("InsufficientFreeAddressesInSubnet", message)
+        return room, ApiError("InsufficientInstanceCapacity", _no_capacity(place), status=500)
+
     def _room(self, place: _Place, most: int) -> int:
         """Return how many more of this place there are, at most `most`."""
         of_zone = (place.instance_type, place.zone)
@@ -216,11 +228,11 @@ class Machines:
             "AvailabilityZone": parameters.get("Placement", {}).get("AvailabilityZone"),
         }
         place = self._place(wanted, "spot" if spot else "on-demand")
-        count = self._room(place, parameters["MaxCount"])
+        count, lack = self._available(place, parameters["MaxCount"])
         if not self._market.sells(place.instance_type, place.zone):
             raise ApiError("Unsupported", f"{place.instance_type} is not supported in {place.zone}.")
         if count < parameters["MinCount"]:
-            raise ApiError("InsufficientInstanceCapacity", _no_capacity(place), status=500)
+            raise lack
         rest: dict[str, Any] = {
             key: parameters[key] for key in ("LaunchTemplate", "ImageId", "TagSpecifications") if key in parameters
         }

@@ -17,7 +17,7 @@ import boto3
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
 from botocore.compat import HTTPHeaders
-from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
+from botocore.exceptions import EndpointConnectionError, ReadTimeoutError, UnknownRegionError
 from botocore.loaders import Loader
 
 from tfscale.errors import BadInputError, Problem
@@ -71,10 +71,12 @@ _ACCOUNT_KEY = "simulated"
 class Wire:
     """Every call of one session passes here: counted, perhaps broken, answered by `answers` or by moto.
 
-    botocore's retries lie above, so each attempt counts and each may fail.
+    botocore's retries lie above, so each attempt counts and each may fail. EC2 of any other region is nowhere; the price list,
+    which is one for all regions, is here.
     """
 
     def __init__(self, region: str, answers: Mapping[str, Answer]) -> None:
+        self._region = region
         self._answers = answers
         self._moto = _moto_stub()
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
@@ -109,6 +111,7 @@ class Wire:
         operation = event_name.rpartition(".")[2]
         parameters = self._context[_PARAMETERS]
         self.requests.append((operation, parameters))
+        self._check_region(event_name)
         fault = self._faults[operation].popleft() if self._faults[operation] else None
         if fault and fault.error:
             return _error(request, fault.error)
@@ -118,6 +121,12 @@ class Wire:
         if fault:
             raise ReadTimeoutError(endpoint_url=request.url)
         return response
+
+    def _check_region(self, event_name: str) -> None:
+        asked = self._context["client_region"]
+        if event_name.split(".")[1] == "ec2" and asked != self._region:
+            # Unlike a broken connection this is not worth a second attempt: readers would wait for half a minute of real time.
+            raise UnknownRegionError(region_name=asked, error_msg=f"The simulated cloud is {self._region}.")
 
     def _carry_out(self, operation: str, parameters: dict[str, Any], event_name: str, request: AWSPreparedRequest) -> AWSResponse:
         answer = self._answers.get(operation)
