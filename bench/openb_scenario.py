@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,12 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [path for path in (options.data / PODS, options.data / NODES) if not path.is_file()]
     if missing:
         return _say(f"{missing[0]} is not there; want the openb trace, name its folder with --data")
-    documents = scenario(_rows(options.data / PODS)[: options.pods], _rows(options.data / NODES))
-    if options.output is None:
-        _write(documents, sys.stdout)
-    else:
-        with options.output.open("w", encoding="utf-8") as out:
-            _write(documents, out)
+    try:
+        documents = list(scenario(_rows(options.data / PODS)[: options.pods], _rows(options.data / NODES)))
+        if options.output is None:
+            _write(documents, sys.stdout)
+        else:
+            with options.output.open("w", encoding="utf-8") as out:
+                _write(documents, out)
+    except KeyError as error:
+        return _say(f"{options.data} has no column {error}; want the openb trace as it was published")
+    except BrokenPipeError:
+        # The reader (`| head`) has enough; the interpreter must find nothing to flush at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _say(f"{options.output or options.data} cannot be used: {error.strerror}")
     return 0
 
 

@@ -79,13 +79,13 @@ def test_any_json_in_a_scenario_is_read_or_bad_input(key: str, value: object) ->
 
 def test_a_scenario_is_read_with_its_units() -> None:
     """Money in micro-USD, CPU in millicores, memory in MiB, durations in seconds."""
-    types = [T4_TYPE, {"name": "cpu.x", "cpu": "500m", "memory": "1G"}]
+    types = [T4_TYPE, {"name": "cpu.x", "cpu": "2", "memory": "1G"}]
     capacity = [{"instanceType": "t4.x", "zone": "a", "machines": 2}]
     text = document(
         gpuModels=[{"name": "G2", "vramMib": 24576, "tflops": 125}],
         cloud=CLOUD | {"instanceTypes": types, "capacity": capacity, "bootDelay": "2m"},
         seed=7,
-        start="1970-01-01T00:00:05Z",
+        start="2026-01-01T00:00:05Z",
     )
     expected = Scenario(
         gpu_models=(GpuModel(name="G2", vram_mib=24576, mtflops=125_000, source="scenario"),),
@@ -96,13 +96,13 @@ def test_a_scenario_is_read_with_its_units() -> None:
             shutdown_delay_s=30,
             instance_types=(
                 InstanceType(name="t4.x", gpu_model="T4", gpu_count=1, cpu_milli=4000, memory_mib=16384, price_micro_usd=526_000),
-                InstanceType(name="cpu.x", cpu_milli=500, memory_mib=954),
+                InstanceType(name="cpu.x", cpu_milli=2_000, memory_mib=954),
             ),
             capacity=(Capacity(instance_type="t4.x", zone="a", capacity_type="on-demand", machines=2),),
             launch_template="tfscale",
         ),
         seed=7,
-        start_s=5,
+        start_s=1_767_225_605,
     )
 
     assert expected == read_scenario(text, name="s.yaml")
@@ -225,7 +225,7 @@ def test_a_bad_scenario_gives_one_line(spec: dict[str, Any], line: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"usdPerHour": float("nan")}, "usdPerHour is 'nan'; want an amount of USD of 0 or more, such as 0.526"),
+        ({"usdPerHour": float("nan")}, "usdPerHour is '.nan'; want an amount of USD of 0 or more, such as 0.526"),
         ({"usdPerHour": -1}, "usdPerHour is '-1'; want an amount of USD of 0 or more, such as 0.526"),
         ({"usdPerHour": 0}, "usdPerHour is '0'; want greater than 0"),
         ({"spotUsdPerHour": "NaN"}, "spotUsdPerHour is 'NaN'; want an amount of USD of 0 or more, such as 0.526"),
@@ -249,3 +249,41 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 def test_a_file_that_is_too_large_is_refused_before_it_is_parsed() -> None:
     """64 Mi characters are enough for every trace."""
     assert ["s.yaml: size is '67108865 characters'; want at most 67108864"] == lines("#" * (MOST_CHARACTERS + 1))
+
+
+def test_a_number_that_json_cannot_say_is_named_by_its_field() -> None:
+    """A price of NaN is a problem of its pool alone: the file and the other objects go on."""
+    pools = [
+        {"apiVersion": "tfscale.io/v1alpha1", "kind": "GPUPool", "metadata": {"name": name}, "spec": {"mode": "static"} | more}
+        for name, more in (("bad", {"limits": {"usdPerHour": float("nan")}}), ("good", {}))
+    ]
+    found = read_scenario("---\n".join(map(yaml.dump, pools)), name="s.yaml")
+    cluster = read_cluster(
+        pods=[], nodes=[], pools=[obj for _, obj in found.objects], requests=[], batches=[], machines={}, now_s=0, gpus=GpuTable()
+    )
+
+    assert ["good"] == [pool.name for pool in cluster.pools]
+    assert ["gpupool bad: spec.limits.usdPerHour is '.nan'; want an amount of USD of 0 or more, such as 0.526"] == list(
+        map(str, cluster.problems)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (document(start="9999-12-31T23:59:59Z"), "spec.start is '9999-12-31T23:59:59Z'; want an RFC 3339 time of this century"),
+        (
+            "apiVersion: tfscale.io/v1alpha1\nkind: Scenario\n",
+            "apiVersion is 'tfscale.io/v1alpha1'; want sim.tfscale.io/v1alpha1 for a Scenario",
+        ),
+        (
+            POD.replace("{name: p}", "{name: p, annotations: {tfscale.io/vram-request: 4}}"),
+            "metadata.annotations[tfscale.io/vram-request] is '4'; want text; a number or a truth value needs quotes",
+        ),
+    ],
+)
+def test_what_no_api_server_or_clock_would_take_is_one_line(text: str, line: str) -> None:
+    """A start that no clock reaches, a Scenario of another version, an annotation that is no text."""
+    (found,) = lines(text)
+
+    assert line in found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -61,10 +62,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return _say(str(error).splitlines(), _code(error))
     except (KeyboardInterrupt, BrokenPipeError):
         # Ctrl-C before the signals are ours, or a reader (`| head`) that has enough: nothing is left to tell.
-        sys.stderr.close()
+        _drop_output()
         return Exit.INTERRUPTED
     except OSError as error:
+        _drop_output()
         return _say([f"standard output: {error.strerror}"], Exit.FAILED)
+
+
+def _drop_output() -> None:
+    """Let the interpreter find nothing to flush at its end, where it would fail again (documentation of ``signal``, SIGPIPE)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(settings: Settings) -> int:

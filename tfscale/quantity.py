@@ -29,6 +29,7 @@ __all__ = [
     "usd_text",
 ]
 
+_LONGEST_S = 10 * 366 * 24 * 3_600  # what is added to a time of ours must still be a time
 _MOST = 2**63 - 1  # what Kubernetes stores
 _NUMBER = r"\+?(?P<number>[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})"
 _PLAIN = re.compile(_NUMBER + r"(?:[eE](?P<exponent>[+-]?[0-9]{1,2}))?")
@@ -118,6 +119,8 @@ def duration_s(value: object) -> int:
     if not isinstance(value, str) or not _DURATION.fullmatch(value):
         raise ValueError(want)
     total = sum((Fraction(amount) * _UNIT_S[unit] for amount, unit in _DURATION_PART.findall(value)), Fraction(0))
+    if total > _LONGEST_S:
+        raise ValueError("a duration of at most ten years")
     if total.denominator != 1:
         raise ValueError(want)
     return int(total)

@@ -118,6 +118,20 @@ def _mib(value: object) -> int:
     return mib_up(quantity(value))
 
 
+def _start_s(value: object) -> int:
+    start_s = time_s(value)
+    if not time_s("2000-01-01T00:00:00Z") <= start_s < time_s("2100-01-01T00:00:00Z"):
+        raise ValueError("an RFC 3339 time of this century, such as 2026-07-20T13:44:30Z")
+    return start_s
+
+
+def _vcpus_milli(value: object) -> int:
+    vcpus = quantity(value)
+    if vcpus < 1 or vcpus.denominator != 1:
+        raise ValueError("a whole number of vCPUs, such as 4")
+    return int(vcpus) * 1_000
+
+
 _Thousandths = Annotated[int, BeforeValidator(_thousandths), Field(ge=1)]
 _Mib = Annotated[int, BeforeValidator(_mib), Field(ge=1)]
 # Zero is what a price list says where it does not know; TensorFusion bought such types first.
@@ -136,7 +150,7 @@ class _InstanceType(Spec):
     name: _Name
     gpu_model: str | None = None
     gpus: Annotated[int, Field(ge=1, le=128)] | None = None
-    cpu: _Thousandths
+    cpu: Annotated[int, BeforeValidator(_vcpus_milli)]
     memory: _Mib
     usd_per_hour: _Price | None = None
     spot_usd_per_hour: _Price | None = None
@@ -159,8 +173,13 @@ class _Cloud(Spec):
     launch_template: _Name = "tfscale"
 
 
+class _Metadata(Spec):
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
 class _Template(Spec):
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: _Metadata = _Metadata()
     spec: dict[str, JsonValue]
 
 
@@ -178,7 +197,7 @@ class _Scenario(Spec):
     cloud: _Cloud | None = None
     workloads: list[_Workload] = Field(default_factory=list)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    start: Annotated[int, BeforeValidator(time_s)] = time_s(START)
+    start: Annotated[int, BeforeValidator(_start_s)] = time_s(START)
 
 
 class _Document(Spec):
@@ -235,11 +254,15 @@ def _object(place: Place) -> tuple[tuple[Kind, Json]]:
     """Return the object under the kind that it says it is, with the namespace that kubectl would give it."""
     api_version, name = place.at("apiVersion").text(), place.at("kind").text()
     kind = _KINDS.get(name)
+    if name == SCENARIO:
+        raise place.at("apiVersion").refused(f"{API_VERSION} for a {SCENARIO}")
     if kind is None:
         raise place.at("kind").refused(suggest(name, [*_KINDS, "List", SCENARIO]))
     if api_version != kind.api_version:
         raise place.at("apiVersion").refused(f"{kind.api_version} for a {name}")
     metadata = dict(place.at("metadata").mapping())
+    for texts in ("labels", "annotations"):
+        place.at("metadata", texts).text_map()  # a number without quotes would be refused by every API server
     place.at("metadata", "name").needed()
     if kind.namespaced:
         metadata["namespace"] = place.at("metadata", "namespace").text() or "default"
@@ -308,7 +331,7 @@ def _workload(one: _Workload) -> Workload:
         replicas=one.replicas,
         arrive_after_s=one.arrive_after,
         run_for_s=one.run_for,
-        template=dict(one.template),
+        template=one.template.model_dump(exclude_unset=True) | {"metadata": one.template.metadata.model_dump(exclude_unset=True)},
     )
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests import recount
+from tfscale.account import Account
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import read_cluster
 from tfscale.kube.port import GPU_POOLS, PODS
 from tfscale.model import Cluster
+from tfscale.reconcile import run
 from tfscale.scenario import Scenario, read_scenario
+from tfscale.simulate import open_world
 
 BENCH = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "openb_scenario.py"))
 needs_trace = pytest.mark.skipif(not BENCH["DATA"].is_dir(), reason="the openb trace is not beside the repository")
@@ -62,6 +66,18 @@ def test_the_cloud_has_the_nodes_of_the_trace(tmp_path: Path) -> None:
 
     assert (27, 1523) == (len(cloud.instance_types), sum(row.machines for row in cloud.capacity))
     assert all(one.price_micro_usd for one in cloud.instance_types)
+
+
+@needs_trace
+def test_the_loop_places_every_pod_of_the_trace(tmp_path: Path) -> None:
+    """`reconcile --local` on the first 500 pods ends with all of them bound and none over-committed."""
+    account = Account()
+    with open_world(convert(tmp_path)) as world:
+        run(world.reconciler, world, until_idle=True, on_report=lambda report: [*account.add(report)].clear())
+
+        assert (500, {}) == (account.pools["openb"].bound, account.pools["openb"].unmet)
+        assert account.as_json()["pools"] == recount.pools(world.kube)
+        assert [] == recount.over_committed(world.kube)
 
 
 def test_without_the_trace_one_line_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

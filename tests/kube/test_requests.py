@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import named
-from tfscale.kube.requests import gpu_notes, gpu_request
+from tfscale.kube.requests import check_spelling, gpu_notes, gpu_request
 from tfscale.kube.resources import pod_totals
 from tfscale.model import Request
 
@@ -249,3 +249,28 @@ def test_a_malformed_request_gives_one_line(changed: dict[str, str], limits: dic
 def test_contradictions_give_one_line(annotations: dict[str, Any], limits: dict[str, Any], line: str) -> None:
     """What contradicts itself is refused rather than guessed."""
     assert f"pod default/asr-0: {line}" == refusal(pod(annotations, limits))
+
+
+@pytest.mark.parametrize(
+    ("key", "want"),
+    [
+        (OWN + "vram-reqest", "tfscale.io/vram-request?"),
+        (OWN + "gpu-modle", "tfscale.io/gpu-model?"),
+        (TF + "gpupol", "tensor-fusion.ai/gpupool?"),
+        (TF + "compute-percent-requst", "tensor-fusion.ai/compute-percent-request?"),
+        (OWN + "colour", "one of tfscale.io/vram-request, "),
+    ],
+)
+def test_a_misspelled_annotation_is_refused(key: str, want: str) -> None:
+    """Passed over, it would place the pod without what it asked for."""
+    with pytest.raises(BadInputError) as caught:
+        check_spelling(named("pod", pod({key: "1"})), "tensor-fusion.ai", ())
+
+    assert str(caught.value).startswith(f"pod default/asr-0: a key of metadata.annotations is '{key}'; want {want}")
+
+
+def test_annotations_of_others_are_left_alone() -> None:
+    """TensorFusion has many keys that are none of ours, and so has everybody else."""
+    theirs = {TF + "qos": "high", TF + "inject-container": "main", "sidecar.istio.io/inject": "false", OWN + "gpupool": "a"}
+
+    check_spelling(named("pod", pod(theirs)), "tensor-fusion.ai", ())

@@ -13,7 +13,7 @@ from tfscale.kube.requests import GPU_RESOURCE, MIRRORS, Notes
 from tfscale.kube.resources import Amounts
 from tfscale.selectors import Operator, Requirement, Toleration
 
-__all__ = ["Terms", "blocks", "node_terms", "tolerations"]
+__all__ = ["NOT_HONOURED", "Terms", "blocks", "node_terms", "tolerations"]
 
 Terms = tuple[tuple[Requirement, ...], ...]
 
@@ -22,7 +22,7 @@ _PLACED = {"cpu", "memory", GPU_RESOURCE, *MIRRORS}
 # kubelet would fail a pod that is bound without room for it.
 _TIED_VOLUMES = ("persistentVolumeClaim", "ephemeral", "awsElasticBlockStore", "azureDisk", "gcePersistentDisk", "iscsi", "rbd")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-_NOT_HONOURED = (
+NOT_HONOURED = (
     "gpu-indices",
     "partition",
     "partition-id",
@@ -161,7 +161,7 @@ def _unknown_resources(totals: Amounts) -> Iterator[str]:
 def _unknown_notes(notes: Notes) -> Iterator[str]:
     for key, note in sorted(notes.items()):
         value = note.text().casefold()
-        if key in _NOT_HONOURED or key.startswith("gang-"):
+        if key in NOT_HONOURED or key.startswith("gang-"):
             if value not in {"", "false"}:
                 yield note.path
         elif (key == "vendor" and value != "nvidia") or (key == "isolation" and value != "soft"):

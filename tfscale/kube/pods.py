@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
-from tfscale.kube.constraints import blocks, node_terms, tolerations
+from tfscale.kube.constraints import NOT_HONOURED, blocks, node_terms, tolerations
 from tfscale.kube.fields import Field, named, tried
-from tfscale.kube.requests import OWN_PREFIX, cpu_request, gpu_notes, gpu_request
+from tfscale.kube.requests import OWN_PREFIX, check_spelling, cpu_request, gpu_notes, gpu_request
 from tfscale.kube.resources import pod_totals
 from tfscale.model import CARD_MILLI, BoundPod, Demand, GpuSlice, Request
 
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 ALLOCATION = f"{OWN_PREFIX}/allocation"
+_OTHER_KEYS = ("allocation", "isolation", "vendor")
 SCHEDULER = "tfscale"
 _MIRROR_POD = "kubernetes.io/config.mirror"
 
@@ -112,6 +113,7 @@ def pool_name(pod: Field, prefix: str) -> Field:
 
 def read_demand(pod: Field, *, pool: str, gpus: GpuTable, prefix: str) -> Demand:
     """Return the pod as a demand on this pool. Raises ``BadInputError`` when its request or constraints are malformed."""
+    check_spelling(pod, prefix, (*NOT_HONOURED, *_OTHER_KEYS))
     totals, notes = pod_totals(pod), gpu_notes(pod, prefix)
     return Demand(
         id=_id(pod),

@@ -7,17 +7,29 @@ which are sums over the pod's GPUs; else whole GPUs by ``nvidia.com/gpu``. What 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field
 from tfscale.kube.resources import Amounts
 from tfscale.model import Request
 from tfscale.quantity import mib_up, milli_up, percent_milli, quantity
 
-__all__ = ["GPU_RESOURCE", "MIRRORS", "OWN_PREFIX", "TENSOR_FUSION", "Notes", "cpu_request", "gpu_notes", "gpu_request"]
+__all__ = [
+    "GPU_RESOURCE",
+    "MIRRORS",
+    "OWN_PREFIX",
+    "TENSOR_FUSION",
+    "Notes",
+    "check_spelling",
+    "cpu_request",
+    "gpu_notes",
+    "gpu_request",
+]
 
 TENSOR_FUSION = "tensor-fusion.ai"
 OWN_PREFIX = "tfscale.io"
@@ -29,6 +41,8 @@ MOST_GPUS = 128
 """Per pod; TensorFusion's limit too."""
 
 _AMOUNTS = ("vram-request", "vram-limit", "tflops-request", "tflops-limit", "compute-percent-request", "compute-percent-limit")
+
+_KEYS = (*_AMOUNTS, "gpu-count", "gpu-model", "gpupool")
 
 Notes = Mapping[str, Field]
 """The annotations of both prefixes by the key behind the prefix."""
@@ -48,6 +62,23 @@ def gpu_notes(pod: Field, prefix: str = TENSOR_FUSION) -> dict[str, Field]:
         if other.text() != field.text():
             raise field.refused(f"the same as {_key(other)} has, {other.value!r}")
     return found
+
+
+def check_spelling(pod: Field, prefix: str, others: Collection[str]) -> None:
+    """Refuse annotations that were meant for us but that nobody reads: without them the pod would run without its GPU.
+
+    Under ``tfscale.io/`` that is every key that is not known; under TensorFusion's prefix, which has many more, one that is
+    nearly a key of ours. `others` are the keys that are read elsewhere. Raises ``BadInputError`` with the nearest key.
+    """
+    known = {*_KEYS, *others}
+    for path in pod.at("metadata", "annotations").entries():
+        owner, _, key = path.partition("/")
+        if key in known or owner not in {prefix, OWN_PREFIX}:
+            continue
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near or owner == OWN_PREFIX:
+            want = f"{owner}/{near[0]}?" if near else "one of " + ", ".join(f"{owner}/{name}" for name in _KEYS)
+            raise BadInputError(Problem(where=pod.where, field="a key of metadata.annotations", value=path, want=want))
 
 
 def cpu_request(totals: Amounts) -> Request:
