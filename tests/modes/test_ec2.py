@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.modes.fleets import A, B, batch_of, live, machine_ids, mode_of, offer, taken
 from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError
-from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter, Pool
-from tfscale.modes.base import LaunchResult, ModeContext, Refusal
-from tfscale.modes.ec2 import Ec2Mode
-from tfscale.modes.ec2_options import options_of
-from tfscale.testing import FakeKube
+from tfscale.model import NodeRequest
+from tfscale.modes.base import Refusal
 from tfscale.testing.fake_ec2 import (
     ACCESS_DENIED,
     LOST_REPLY,
@@ -27,51 +20,6 @@ from tfscale.testing.fake_ec2 import (
     Fault,
     SimulatedCloud,
 )
-
-A, B = "us-east-1a", "us-east-1b"
-NUMBERS = itertools.count()
-
-
-def mode_of(
-    cloud: SimulatedCloud, *, pool: str = "gpus", cluster: str = "test", wanted: OfferFilter | None = None, **options: object
-) -> Ec2Mode:
-    """Return the mode of one pool, which never really sleeps."""
-    given_options = {"region": cloud.region, "launchTemplate": {"name": cloud.launch_template}, **options}
-    found = Pool(name=pool, mode="ec2", options=given_options, wanted=wanted or OfferFilter())
-    context = ModeContext(pool=found, gpus=GpuTable(), kube=FakeKube(), cluster=cluster, aws=cloud.session)
-    return Ec2Mode(context, options_of(found), sleep=lambda _: None)
-
-
-def offer(instance_type: str = "g6.xlarge", zone: str = A, capacity_type: str = "on-demand") -> Offer:
-    """Return an offer as far as a launch reads it."""
-    return Offer(
-        instance_type=instance_type, zone=zone, capacity_type=capacity_type, cpu_milli=0, memory_mib=0, price_micro_usd=None
-    )
-
-
-def batch_of(mode: Ec2Mode, offers: Sequence[Offer], count: int = 1) -> LaunchBatch:
-    """Return a batch of a new name, as it comes back from Kubernetes."""
-    name = f"batch-{next(NUMBERS)}"
-    requests = [NodeRequest(name=f"{name}-{number}", pool="gpus", mode="ec2") for number in range(count)]
-    parameters = json.loads(json.dumps(mode.prepare(name, requests, offers, now_s=7)))
-    return LaunchBatch(
-        name=name, pool="gpus", mode="ec2", requests=tuple(request.name for request in requests), parameters=parameters
-    )
-
-
-def taken(results: Sequence[LaunchResult]) -> list[str]:
-    """Return the offers that gave machines, sorted."""
-    return sorted(result.machine.offer for result in results if result.machine)
-
-
-def machine_ids(results: Sequence[LaunchResult]) -> list[str | None]:
-    """Return the machine of every request, in the order of the requests."""
-    return [result.machine.id if result.machine else None for result in results]
-
-
-def live(cloud: SimulatedCloud) -> list[str]:
-    """Return what the cloud itself says is there."""
-    return sorted(machine.id for machine in cloud.machines if machine.state in ("pending", "running"))
 
 
 @settings(max_examples=40, deadline=None)
@@ -371,110 +319,3 @@ def test_more_machines_than_one_page_are_all_seen(cloud: SimulatedCloud) -> None
 
     assert sorted(machine.id for machine in mode.observe()) == live(cloud)
     assert len(live(cloud)) == 135
-
-
-def test_check_finds_nothing_wrong_with_a_good_pool(cloud: SimulatedCloud) -> None:
-    """And it changes nothing: it only describes."""
-    mode = mode_of(cloud, wanted=OfferFilter(instance_types=("g6.xlarge",)), subnetIds=[cloud.subnets[A]])
-    before = cloud.calls
-
-    assert mode.check() == []
-    assert all(name.startswith("Describe") for name in cloud.calls - before)
-
-
-def test_check_says_what_is_missing(cloud: SimulatedCloud) -> None:
-    """One line each for template, subnet and type."""
-    wanted = OfferFilter(instance_types=("g6.xlarge", "g9.xlarge"))
-    problems = mode_of(cloud, wanted=wanted, launchTemplate={"name": "gpu-node"}, subnetIds=["subnet-0abc"]).check()
-    too_new = mode_of(cloud, launchTemplate={"name": cloud.launch_template, "version": 99}).check()
-
-    expected = [
-        ("spec.options.launchTemplate", "gpu-node"),
-        ("spec.options.subnetIds", "subnet-0abc"),
-        ("spec.offers.instanceTypes[1]", "g9.xlarge"),
-    ]
-    assert expected == [(problem.field, problem.value) for problem in problems]
-    assert "not 99" in too_new[0].want
-
-
-@pytest.mark.parametrize(
-    ("wanted", "lines"),
-    [
-        (OfferFilter(zones=("us-east-1z",)), [f"spec.offers.zones[0] is 'us-east-1z'; want one of {A}, {B}"]),
-        (OfferFilter(zones=("us-east-1z", A)), []),
-        (OfferFilter(gpu_models=("H100", "V100")), ["spec.offers.gpuModels[0] is 'H100'", "spec.offers.gpuModels[1] is 'V100'"]),
-        (OfferFilter(gpu_models=("H100",)), ["spec.offers.gpuModels[0] is 'H100'; want one of A10G, L4, T4"]),
-        (OfferFilter(gpu_models=("T4G",)), ["spec.offers.gpuModels[0] is 'T4G'; want one of A10G, L4, T4"]),
-        (OfferFilter(gpu_models=("T4G",), instance_types=("g5g.xlarge",)), []),
-        (OfferFilter(gpu_models=("H100",), instance_types=("m5.large",)), []),
-        (OfferFilter(gpu_models=("T4",), zones=(A,)), [f"spec.offers.zones[0] is '{A}'; want one of {B}"]),
-        (
-            OfferFilter(gpu_models=("H100",), zones=("us-east-1z",)),
-            ["spec.offers.gpuModels[0] is 'H100'", "spec.offers.zones[0] is 'us-east-1z'"],
-        ),
-        (
-            OfferFilter(instance_types=("t2.nano",), capacity_types=("spot",)),
-            ["spec.offers.capacityTypes[0] is 'spot'; want one of on-demand"],
-        ),
-        (
-            OfferFilter(instance_types=("m5.large", "g6.xlrge")),
-            ["spec.offers.instanceTypes[1] is 'g6.xlrge'; want g6.xlarge?"],
-        ),
-        (
-            OfferFilter(instance_types=("zzz",), gpu_models=("L4",), zones=(A,)),
-            ["spec.offers.instanceTypes[0] is 'zzz'; want a type that EC2 has in us-east-1"],
-        ),
-        (
-            OfferFilter(instance_types=("g7.2xlarge",)),
-            ["spec.offers.instanceTypes[0] is 'g7.2xlarge'; want a type of us-east-1 whose card is in the GPU table"],
-        ),
-    ],
-)
-def test_check_blames_the_filter_that_leaves_nothing(cloud: SimulatedCloud, wanted: OfferFilter, lines: list[str]) -> None:
-    """Each value of it, at its place in the pool; a filter that leaves something, and one beside a culprit, is not blamed."""
-    problems = mode_of(cloud, wanted=wanted).check()
-
-    assert len(lines) == len(problems)
-    assert all(str(problem).startswith(f"gpupool gpus: {line}") for problem, line in zip(problems, lines, strict=True))
-
-
-def test_check_blames_subnets_of_the_wrong_zones(cloud: SimulatedCloud) -> None:
-    """Nothing could be bought, although types, zones and subnets are all there."""
-    here = cloud.subnets[A]
-    (problem,) = mode_of(cloud, wanted=OfferFilter(zones=(B,)), subnetIds=[here]).check()
-    (other,) = mode_of(cloud, wanted=OfferFilter(instance_types=("g4dn.xlarge",)), subnetIds=[here]).check()
-
-    assert ("spec.options.subnetIds", here) == (problem.field, problem.value) == (other.field, other.value)
-
-
-def test_check_knows_the_types_that_a_price_may_be_for(cloud: SimulatedCloud) -> None:
-    """A price for a type that the pool does not want would never be used."""
-    named = OfferFilter(instance_types=("m5.large",))
-    own = {"m5.large": "0.09"}
-
-    assert mode_of(cloud, wanted=named, prices=own).check() == []
-    lines = [str(problem) for problem in mode_of(cloud, wanted=named, prices={"g6.xlarge": "0.5", **own}).check()]
-    assert lines == ["gpupool gpus: a key of spec.options.prices is 'g6.xlarge'; want one of the pool's instance types"]
-    lines = [str(problem) for problem in mode_of(cloud, prices={"g6.xlrge": "0.5", "g6f.xlarge": "0.2"}).check()]
-    assert lines == ["gpupool gpus: a key of spec.options.prices is 'g6.xlrge'; want g6.xlarge?"]
-
-
-@pytest.mark.parametrize("region", ["us-west-2", "us-west-9", "no-where-1"])
-def test_a_region_that_nobody_answers_for_is_a_problem_of_its_pool(cloud: SimulatedCloud, region: str) -> None:
-    """The account may have no such region: the pool is told so, and what was launched there is not known."""
-    mode = mode_of(cloud, region=region)
-    (problem,) = mode.check()
-
-    assert ("spec.options.region", region) == (problem.field, problem.value)
-    assert f"Unknown region: '{region}'" in problem.want
-    with pytest.raises(CloudUnreachableError, match=f"Unknown region: '{region}'"):
-        mode.observe()
-
-
-def test_check_says_that_nobody_answers(cloud: SimulatedCloud) -> None:
-    """No credentials or no network is one problem, not three."""
-    cloud.fail_next("DescribeLaunchTemplates", Fault(error=ApiError("AuthFailure", "who are you?")))
-
-    (problem,) = mode_of(cloud).check()
-    assert (problem.field, problem.value) == ("spec.options.region", "us-east-1")
-    assert "who are you?" in problem.want
