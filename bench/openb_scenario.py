@@ -29,6 +29,8 @@ import yaml
 
 PODS = "openb_pod_list_default.csv"
 NODES = "openb_node_list_all_node.csv"
+POD_COLUMNS = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli", "gpu_spec")
+NODE_COLUMNS = ("model", "gpu", "cpu_milli", "memory_mib")
 DATA = Path(__file__).parents[2] / "shared" / "data" / "openb"
 REGION, ZONE, TEMPLATE, POOL = "us-east-1", "us-east-1a", "tfscale-node", "openb"
 
@@ -50,19 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _say(f"{missing[0]} is not there; want the openb trace, name its folder with --data")
     try:
-        documents = list(scenario(_rows(options.data / PODS)[: options.pods], _rows(options.data / NODES)))
+        pods, nodes = _rows(options.data / PODS, POD_COLUMNS), _rows(options.data / NODES, NODE_COLUMNS)
+        documents = list(scenario(pods[: options.pods], nodes))
         if options.output is None:
             _write(documents, sys.stdout)
+            sys.stdout.flush()
         else:
             with options.output.open("w", encoding="utf-8") as out:
                 _write(documents, out)
-    except KeyError as error:
-        return _say(f"{options.data} has no column {error}; want the openb trace as it was published")
     except BrokenPipeError:
         # The reader (`| head`) has enough; the interpreter must find nothing to flush at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        return _say(f"{options.output or options.data} cannot be used: {error.strerror}")
+        return _say(f"{error.filename or options.output or 'standard output'} cannot be used: {error.strerror}")
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        return _say(f"{options.data} is not the openb trace as it was published: {error}")
     return 0
 
 
@@ -138,9 +142,12 @@ def _pod(row: Row) -> Json:
     }
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+        rows = csv.DictReader(lines)
+        if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
+            raise ValueError(f"{path.name} has no column {', '.join(missing)}")
+        return list(rows)
 
 
 def _write(documents: Iterable[Json], out: TextIO) -> None:

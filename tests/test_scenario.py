@@ -171,6 +171,14 @@ def _pods(scenario: Scenario) -> list[dict[str, Any]]:
         ("---\nkind: Pood\n", "s.yaml document 1 (line 2): kind is 'Pood'; want Pod?"),
         ("apiVersion: v2\nkind: Pod\n", "s.yaml document 1 (line 1): apiVersion is 'v2'; want v1 for a Pod"),
         ("apiVersion: v1\nkind: Pod\n", "s.yaml document 1 (line 1): metadata.name is ''; want text that is not empty"),
+        ("", "s.yaml: number of documents is '0'; want at least one"),
+        ("# nothing\n---\n", "s.yaml: number of documents is '0'; want at least one"),
+        ("kind: List\nitems: [5]\n", "s.yaml document 1 (line 1) items[0]: the object is '5'; want a mapping"),
+        ("kind: List\nitems: 5\n", "s.yaml document 1 (line 1): items is '5'; want a list"),
+        (
+            "kind: List\nitems: [{kind: List, items: [{kind: Pood}]}]\n",
+            "s.yaml document 1 (line 1) items[0] items[0]: kind is 'Pood'; want Pod?",
+        ),
         (f"{POD}---\n{POD}", "s.yaml: pod default/p: number of documents is '2'; want one"),
         (document() + "---\n" + document(), "s.yaml: number of Scenario documents is '2'; want at most one"),
     ],
@@ -278,7 +286,19 @@ def test_a_number_that_json_cannot_say_is_named_by_its_field() -> None:
         ),
         (
             POD.replace("{name: p}", "{name: p, annotations: {tfscale.io/vram-request: 4}}"),
-            "metadata.annotations[tfscale.io/vram-request] is '4'; want text; a number or a truth value needs quotes",
+            "metadata.annotations[tfscale.io/vram-request] is '4'; want a string: write \"4\" in quotes",
+        ),
+        (
+            POD.replace("{name: p}", "{name: p, labels: {a: [b]}}"),
+            "metadata.labels.a is \"['b']\"; want a string",
+        ),
+        (
+            document(workloads=[{"name": "w", "template": {"metadata": {"annotations": {"tfscale.io/x": True}}, "spec": {}}}]),
+            "spec.workloads[0].template.metadata.annotations[tfscale.io/x] is 'True'; want a string: write \"true\" in quotes",
+        ),
+        (
+            document(workloads=[{"name": "w", "runFor": "87841h", "template": {"spec": {}}}]),
+            "spec.workloads[0].runFor is '87841h'; want a duration of at most ten years",
         ),
     ],
 )

@@ -8,6 +8,7 @@ own and workloads that arrive and end. Times count from the start of the simulat
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -125,6 +126,15 @@ def _start_s(value: object) -> int:
     return start_s
 
 
+def _in_quotes(value: object) -> object:
+    """Refuse what YAML takes for a number or a truth value where Kubernetes wants text, as every API server would."""
+    if isinstance(value, bool | int | float):
+        raise ValueError(f'a string: write "{json.dumps(value)}" in quotes')  # noqa: TRY004 - a TypeError is not reported
+    if not (value is None or isinstance(value, str)):
+        raise ValueError("a string")
+    return value
+
+
 def _vcpus_milli(value: object) -> int:
     vcpus = quantity(value)
     if vcpus < 1 or vcpus.denominator != 1:
@@ -136,6 +146,7 @@ _Thousandths = Annotated[int, BeforeValidator(_thousandths), Field(ge=1)]
 _Mib = Annotated[int, BeforeValidator(_mib), Field(ge=1)]
 # Zero is what a price list says where it does not know; TensorFusion bought such types first.
 _Price = Annotated[Usd, Field(gt=0)]
+_Text = Annotated[str, BeforeValidator(_in_quotes)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -174,8 +185,8 @@ class _Cloud(Spec):
 
 
 class _Metadata(Spec):
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, _Text] = Field(default_factory=dict)
+    annotations: dict[str, _Text] = Field(default_factory=dict)
 
 
 class _Template(Spec):
@@ -217,8 +228,11 @@ def read_scenario(text: str, *, name: str) -> Scenario:
     problems: list[Problem] = []
     objects: list[tuple[Kind, Json]] = []
     scenarios: list[Scenario] = []
-    for place in _documents(read_manifests(text, name=name), name, problems):
-        if tried(problems, partial(_is_scenario, place), otherwise=False):
+    manifests = read_manifests(text, name=name)
+    if not manifests:
+        raise BadInputError(Problem(where=name, field="number of documents", value="0", want="at least one"))
+    for place in _documents(manifests, name, problems):
+        if _is_scenario(place):
             scenarios += tried(problems, partial(_scenario, place), ())
         else:
             objects += tried(problems, partial(_object, place), ())
@@ -234,13 +248,19 @@ def read_scenario(text: str, *, name: str) -> Scenario:
 
 
 def _documents(manifests: Iterable[Manifest], name: str, problems: list[Problem]) -> Iterator[Place]:
-    """Yield every document and every item of a ``List``."""
+    """Yield every document and every item of a ``List``, if it is a mapping."""
     for number, manifest in enumerate(manifests, start=1):
         place = Place(f"{name} document {number} (line {manifest.line})", "", manifest.value)
-        yield from tried(problems, partial(_unlisted, place), ())
+        yield from _unlisted(place, problems)
 
 
-def _unlisted(place: Place) -> tuple[Place, ...]:
+def _unlisted(place: Place, problems: list[Problem]) -> Iterator[Place]:
+    """Yield the object here, or what is in the ``List`` here; a ``List`` may hold others."""
+    for item in tried(problems, partial(_items, place), ()):
+        yield from (item,) if item is place else _unlisted(item, problems)
+
+
+def _items(place: Place) -> tuple[Place, ...]:
     if place.at("kind").value == "List":
         return tuple(Place(f"{item.where} {item.path}", "", item.value) for item in place.at("items").items())
     return (place,)
@@ -262,7 +282,8 @@ def _object(place: Place) -> tuple[tuple[Kind, Json]]:
         raise place.at("apiVersion").refused(f"{kind.api_version} for a {name}")
     metadata = dict(place.at("metadata").mapping())
     for texts in ("labels", "annotations"):
-        place.at("metadata", texts).text_map()  # a number without quotes would be refused by every API server
+        for field in place.at("metadata", texts).entries().values():
+            field.read(_in_quotes)
     place.at("metadata", "name").needed()
     if kind.namespaced:
         metadata["namespace"] = place.at("metadata", "namespace").text() or "default"

@@ -66,7 +66,8 @@ def _problems(spec: type[Spec], error: ValidationError, *, where: str, field: st
 
 
 def _path(field: str, loc: Sequence[int | str]) -> str:
-    path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    # A key with a slash, such as an annotation's, stands in brackets, so that it is seen to be one key.
+    path = field + "".join(f"[{part}]" if isinstance(part, int) or "/" in part else f".{part}" for part in loc)
     return path.removeprefix(".") or "the object"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,3 +89,58 @@ def test_without_the_trace_one_line_says_what_is_missing(tmp_path: Path, capsys:
     assert capsys.readouterr().err == (
         f"openb_scenario: {tmp_path}/openb_pod_list_default.csv is not there; want the openb trace, name its folder with --data\n"
     )
+
+
+NODES_CSV = "model,gpu,cpu_milli,memory_mib\nT4,1,4000,16384\n"
+PODS_CSV = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec\np,1000,1024,1,500,T4\n"
+
+
+def trace(folder: Path, *, pods: str = PODS_CSV, nodes: str = NODES_CSV) -> Path:
+    """Write a trace of one pod and one node, and return its folder."""
+    (folder / BENCH["PODS"]).write_text(pods, encoding="utf-8")
+    (folder / BENCH["NODES"]).write_text(nodes, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("csv", "line"),
+    [
+        ({"pods": "a\n1\n"}, f"{BENCH['PODS']} has no column name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec"),
+        ({"nodes": ""}, f"{BENCH['NODES']} has no column model, gpu, cpu_milli, memory_mib"),
+        ({"nodes": NODES_CSV.replace("16384", "x")}, "invalid literal for int() with base 10: 'x'"),
+        ({"pods": PODS_CSV.replace("T4", "H9")}, "'H9'"),
+        ({"nodes": NODES_CSV.replace(",16384", "")}, "int() argument must be"),
+    ],
+)
+def test_another_csv_gives_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], csv: dict[str, str], line: str) -> None:
+    """Columns that are not there, amounts that are none, a card that nobody knows."""
+    assert BENCH["main"](["--data", str(trace(tmp_path, **csv))]) == 2
+    assert capsys.readouterr().err.startswith(f"openb_scenario: {tmp_path} is not the openb trace as it was published: {line}")
+
+
+@pytest.mark.parametrize(("output", "why"), [(".", "Is a directory"), ("none/x.yaml", "No such file or directory")])
+def test_an_output_that_cannot_be_written_gives_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, why: str
+) -> None:
+    """It names the output, not the data."""
+    path = tmp_path / output
+
+    assert BENCH["main"](["--data", str(trace(tmp_path)), "-o", str(path)]) == 2
+    assert f"openb_scenario: {path} cannot be used: {why}\n" == capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
+    """Not even the interpreter complains at its end about what it could not flush."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    script = Path(__file__).parents[2] / "bench" / "openb_scenario.py"
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, str(script), "--data", str(trace(tmp_path))],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (0, "") == (done.returncode, done.stderr)

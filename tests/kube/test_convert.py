@@ -292,6 +292,23 @@ def test_a_node_that_names_another_pool_than_its_machine_is_a_problem() -> None:
     assert ([line], ["inference"]) == ([str(problem) for problem in seen.problems], [seen.pool for seen in seen.nodes])
 
 
+@pytest.mark.parametrize(
+    ("pools", "want"), [([pool()], "inference?"), ([pool("a", x=1)], "one of a"), ([], "the name of a gpupool (there is none)")]
+)
+def test_a_node_labelled_with_a_pool_that_nobody_made_is_a_problem(pools: list[Json], want: str) -> None:
+    """No pod would ever come there."""
+    seen = cluster(nodes=[node(labels={"tfscale.io/pool": "inferrence"})], pools=pools)
+
+    assert f"node n1: metadata.labels[tfscale.io/pool] is 'inferrence'; want {want}" in map(str, seen.problems)
+
+
+def test_a_node_of_a_pool_that_cannot_be_used_now_is_labelled_rightly() -> None:
+    """The problem of the pool is told once, at the pool."""
+    seen = cluster(nodes=[node()], pools=[pool(x=1)])
+
+    assert ["gpupool inference"] == [problem.where for problem in seen.problems]
+
+
 @given(st.none() | st.integers(0, 10**10))
 def test_an_idle_mark_survives_the_round_trip(since_s: int | None) -> None:
     """None takes the mark off."""

@@ -55,15 +55,19 @@ def test_an_unknown_context_is_named_with_the_known_ones(tmp_path: Path) -> None
     [
         ("a: [1\n", "content is 'line 2'; want YAML"),
         (f"users: [{{name: a, user: {{token: {SECRET}}}}}\nb: {{", "content is 'line"),
-        ("", "content is 'ConfigException'; want clusters, users and contexts"),
-        ("- 1\n", "content is 'TypeError'; want clusters, users and contexts"),
-        ("just text", "content is '"),
-        ("clusters: []\ncontexts: []\nusers: []\n", "content is 'ConfigException'"),
+        ("", "content is ''; want clusters, users and contexts"),
+        ("- 1\n", "content is 'list'; want clusters, users and contexts"),
+        (SECRET, "content is 'str'; want clusters, users and contexts"),
+        ("clusters: []\ncontexts: []\nusers: []\n", "clusters is ''; want a value, which is required"),
         (
-            "current-context: a\ncontexts: [{name: a, context: {cluster: missing}}]\nclusters: []\n",
+            "clusters: [{name: a, cluster: {server: x}}]\ncontexts: [{name: a, context: {cluster: a}}]\n",
+            "current-context is ''; want a value, which is required",
+        ),
+        (
+            "current-context: a\ncontexts: [{name: a, context: {cluster: b}}]\nclusters: [{name: a, cluster: {server: x}}]\n",
             "content is 'ConfigException'",
         ),
-        ("current-context: a\ncontexts: [{context: {}}]\nclusters: []\n", "content is '"),
+        ("current-context: a\ncontexts: [{context: {}}]\nclusters: [{name: a}]\n", "content is '"),
         ("\x00\x01", "content is '"),
     ],
 )

@@ -19,6 +19,7 @@ from tfscale.model import Request
 TF = "tensor-fusion.ai/"
 OWN = "tfscale.io/"
 NOTE = "metadata.annotations[tfscale.io/"
+LIMITS = "spec.containers[0].resources.limits"
 BASE = {"vram-request": "4Gi", "tflops-request": "10"}
 
 
@@ -232,7 +233,9 @@ def test_a_malformed_request_gives_one_line(changed: dict[str, str], limits: dic
             {"tfscale.io/vram-mib": 5},
             "resources[tfscale.io/compute-mtflops] is '0'; want tfscale.io/vram-mib together with tfscale.io/compute-mtflops",
         ),
-        ({}, {"nvidia.com/gpu": "500m"}, "resources[nvidia.com/gpu] is '1/2'; want a whole number from 1 to 128"),
+        ({}, {"nvidia.com/gpu": 1.5}, f"{LIMITS}[nvidia.com/gpu] is '1.5'; want a whole number from 1 to 128"),
+        ({}, {"nvidia.com/gpu": "500m"}, f"{LIMITS}[nvidia.com/gpu] is '500m'; want a whole number from 1 to 128"),
+        ({}, {"nvidia.com/gpu": 129}, "resources[nvidia.com/gpu] is '129'; want a whole number from 1 to 128"),
         ({}, {"cpu": "-1"}, "spec.containers[0].resources.limits.cpu is '-1'; want a quantity such as 500m, 2 or 4Gi"),
         (
             {OWN + "gpu-count": "2"},

@@ -16,7 +16,7 @@ from typing import TypeVar
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
-from tfscale.kube.nodes import idle_mark, machine_id, read_node
+from tfscale.kube.nodes import POOL_LABEL, idle_mark, machine_id, read_node
 from tfscale.kube.pods import allocation, holds, keeps_busy, pool_name, read_demand, waits
 from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status
 from tfscale.kube.port import Json
@@ -83,10 +83,12 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     problems += known.two_defaults()
     problems += _without_pool(read_requests, known.all)
     roots = [named("pod", obj) for obj in pods]
+    read_nodes = _nodes([named("node", obj) for obj in nodes], roots, machines, gpus, prefix, problems)
+    problems += _labelled_in_vain(read_nodes, known.all)
     return Cluster(
         now_s=now_s,
         pools=tuple(known.good.values()),
-        nodes=_nodes([named("node", obj) for obj in nodes], roots, machines, gpus, prefix, problems),
+        nodes=read_nodes,
         demands=_demands(roots, known, gpus, prefix, problems),
         requests=tuple(_with_batch(request, carriers) for request in read_requests),
         batches=read_batches,
@@ -156,6 +158,15 @@ def _nodes(
         for node in nodes
     )
     return tuple(sorted(filter(None, read), key=lambda node: node.name))
+
+
+def _labelled_in_vain(nodes: Iterable[Node], pools: set[str]) -> Iterable[Problem]:
+    """Yield a problem for each node whose label names a pool that nobody made: no pod would ever come there."""
+    for node in nodes:
+        if node.pool not in pools and node.labels.get(POOL_LABEL) == node.pool:
+            field = f"metadata.labels[{POOL_LABEL}]"
+            want = suggest(node.pool, sorted(pools)) if pools else "the name of a gpupool (there is none)"
+            yield Problem(where=f"node {node.name}", field=field, value=node.pool, want=want)
 
 
 def _node_of(pod: Field, problems: list[Problem]) -> str:

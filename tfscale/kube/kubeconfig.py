@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,18 +28,26 @@ def explain(paths: str, context: str | None, error: Exception) -> BadInputError:
     """Return what is wrong with a file that could not be used. The message of ``error`` may quote a token: it is left out."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return _problem(paths, field="content", value=f"line {error.problem_mark.line + 1}", want="YAML")
-    known = _contexts(paths)
+    want = "clusters, users and contexts as kubectl writes them"
+    try:
+        content = yaml.safe_load(Path(paths).expanduser().read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError):
+        return _problem(paths, field="content", value=type(error).__name__, want=want)
+    if not isinstance(content, dict):
+        return _problem(paths, field="content", value="" if content is None else type(content).__name__, want=want)
+    known = _contexts(content)
     if context is not None and known and context not in known:
         return _problem(paths, field="context", value=context, want=f"one of {', '.join(known)}")
-    want = "clusters, users and contexts as kubectl writes them"
+    for key in ("clusters", "contexts", *(["current-context"] if context is None else [])):
+        if not content.get(key):
+            return _problem(paths, field=key, value="", want="a value, which is required")
     return _problem(paths, field="content", value=type(error).__name__, want=want)
 
 
-def _contexts(paths: str) -> list[str]:
+def _contexts(content: dict[str, Any]) -> list[str]:
     try:
-        content = yaml.safe_load(Path(paths).expanduser().read_text(encoding="utf-8"))
         return [str(one["name"]) for one in content["contexts"]]
-    except (OSError, yaml.YAMLError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return []
 
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field
-from tfscale.kube.resources import Amounts
+from tfscale.kube.resources import Amounts, places_of
 from tfscale.model import Request
 from tfscale.quantity import mib_up, milli_up, percent_milli, quantity
 
@@ -124,10 +124,14 @@ class _Ask:
         counted = note.digits(least=1, most=MOST_GPUS) if note else 1
         if not self.whole:
             return counted
+        want = f"a whole number from 1 to {MOST_GPUS}"
+        for place in places_of(self.pod, GPU_RESOURCE):
+            if place.amount().denominator != 1:
+                raise place.refused(want)
         resource = self.resource(GPU_RESOURCE)
         amount = self.totals[GPU_RESOURCE]
         if amount.denominator != 1 or amount > MOST_GPUS:
-            raise resource.refused(f"a whole number from 1 to {MOST_GPUS}")
+            raise resource.refused(want)
         beside = [_key(self.notes[key]) for key in _AMOUNTS if key in self.notes]
         beside += [name for name in MIRRORS if name in self.totals]
         if beside:

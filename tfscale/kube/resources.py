@@ -9,11 +9,12 @@ Source: Kubernetes, ``k8s.io/component-helpers/resource`` PodRequests.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 
 from tfscale.kube.fields import Field
 
-__all__ = ["Amounts", "pod_totals"]
+__all__ = ["Amounts", "places_of", "pod_totals"]
 
 Amounts = dict[str, Fraction]
 """Exact amounts by resource name, in the base unit: CPUs, bytes, pieces."""
@@ -32,6 +33,14 @@ def pod_totals(pod: Field) -> Amounts:
     totals |= _of_the_whole_pod(spec, totals)
     totals = _sum(totals, _amounts(spec.at("overhead")))
     return {name: amount for name, amount in totals.items() if amount}
+
+
+def places_of(pod: Field, name: str) -> Iterator[Field]:
+    """Yield every place where a container asks for this resource."""
+    for containers in (pod.at("spec", "containers"), pod.at("spec", "initContainers")):
+        for container in containers.items():
+            places = (container.at("resources", kind, name) for kind in ("requests", "limits"))
+            yield from (place for place in places if place.given)
 
 
 def _init_phase(containers: Field) -> tuple[Amounts, Amounts]:
