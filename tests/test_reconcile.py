@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tests import recount
 from tfscale.account import Account
 from tfscale.apply import apply
+from tfscale.catalogue import InstanceType
 from tfscale.errors import AlreadyExistsError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, Json, Kind, Kube
 from tfscale.reconcile import Reconciler, Report, run
-from tfscale.scenario import Capacity, Cloud, InstanceType, Scenario, Workload
+from tfscale.scenario import Capacity, Cloud, Scenario, Workload
 from tfscale.simulate import World, open_world
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE, Fault
 

@@ -148,7 +148,9 @@ def test_a_fresh_machine_may_be_missing_for_a_while() -> None:
     observed = cluster(demands=(demand("p"),), requests=(fresh,), batches=(BATCH,))
 
     assert () == plan_for(observed, T4).actions
-    assert [Forget, Drop, Launch] == kinds(plan_for(replace(observed, now_s=NOW_S + 60), T4))
+    gone = plan_for(replace(observed, now_s=NOW_S + 60), T4)
+    assert [Forget, Drop] == kinds(gone)
+    assert (T4.id,) == only(gone, Forget).disappointing
 
 
 def test_nothing_is_concluded_while_the_cloud_does_not_answer() -> None:

@@ -11,12 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfscale.catalogue import InstanceType
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuModel, GpuTable
 from tfscale.kube.convert import read_cluster
 from tfscale.kube.port import GPU_POOLS, NODES, PODS
 from tfscale.manifests import MOST_CHARACTERS, read_manifests
-from tfscale.scenario import Capacity, Cloud, InstanceType, Scenario, read_scenario
+from tfscale.scenario import Capacity, Cloud, Scenario, read_scenario
 
 FIRST = Path(__file__).parents[1] / "examples" / "first.yaml"
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n"

@@ -9,7 +9,7 @@ from typing import Any
 from tfscale.apply import Outcome
 from tfscale.errors import Problem
 from tfscale.lifecycle import State
-from tfscale.plan import Adopt, Advance, Assign, Avoid, Forget, Launch, MarkIdle, Recover, Replay, Terminate, some, usd
+from tfscale.plan import Adopt, Advance, Assign, Avoid, Forget, Launch, MarkIdle, Recover, Release, Replay, Terminate, some, usd
 from tfscale.reconcile import Report
 
 __all__ = ["Account", "PoolTotals"]
@@ -130,9 +130,9 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     match action:
         case Launch() | Replay() | Adopt():
             yield from _purchase(outcome)
-        case Advance(request=request) if request.state is State.READY:
+        case Advance(request=request, before=before) if request.state is State.READY and before is not State.READY:
             yield f"ready   {request.node} ({request.offer})"
-        case Assign() | Avoid() | MarkIdle() | Recover() | Terminate():
+        case Assign() | Avoid() | MarkIdle() | Recover() | Release() | Terminate():
             yield str(action)
         case Forget(request=request) if request.machine_id:
             yield f"gone    {request.machine_id} {request.offer}"
@@ -150,11 +150,13 @@ def _purchase(outcome: Outcome) -> Iterator[str]:
     refused = {refusal.offer for refusal in outcome.refusals}
     for result in outcome.results:
         if result.machine is not None:
-            offer = offers[result.machine.offer]
+            offer = offers.get(result.machine.offer, action.offers[0])
             better = [wanted.id for wanted in action.offers[: action.offers.index(offer)] if wanted.id in refused]
             why = f"no capacity left for {some(better)}" if better else action.why
-            price = usd(offer.price_micro_usd)
-            yield f"buy     {result.machine.id} {offer.id} at {price} for {some(pods[result.request])} ({why})"
+            what = f"{offer.id} at {usd(offer.price_micro_usd)}"
+            if not result.machine.offer:
+                what = f"of {len(action.offers)} offers, the best {what}," if len(action.offers) > 1 else what
+            yield f"buy     {result.machine.id} {what} for {some(pods[result.request])} ({why})"
     yield from _refusals(outcome)
 
 

@@ -31,6 +31,7 @@ from tfscale.plan import (
     Nominate,
     Plan,
     Recover,
+    Release,
     Replay,
     Terminate,
     Unguard,
@@ -94,7 +95,7 @@ class _Hands:
     kube: Kube
     modes: Mapping[str, ScalingMode]
 
-    def carry_out(self, action: Action) -> Outcome:  # noqa: C901, PLR0912 - one case for each kind of action
+    def carry_out(self, action: Action) -> Outcome:  # noqa: C901, PLR0911, PLR0912 - one case for each kind of action
         """Do one action."""
         match action:
             case Advance():
@@ -114,6 +115,8 @@ class _Hands:
                 for uid in action.uids:
                     self._set_aside(action.pool, [(action.request.offer, uid, action.why)])
                 self._nominate(action.request, [uid for uid in action.request.nominated if uid not in action.uids])
+            case Release():
+                return self._release(action)
             case Unguard():
                 self._guard(action.pool, on=False)
             case MarkIdle():
@@ -145,7 +148,7 @@ class _Hands:
     def _launch(self, action: Launch) -> Outcome:
         """Write the requests, then the batch with the exact call, then make the call."""
         mode = self._mode(action.pool)
-        parameters = mode.prepare(action.batch, action.requests, action.offers, now_s=self.cluster.now_s)
+        order = mode.prepare(action.batch, action.requests, action.offers, now_s=self.cluster.now_s)
         if not self._pool(action.pool).guarded:
             self._guard(action.pool, on=True)
         for request in action.requests:
@@ -155,7 +158,8 @@ class _Hands:
             pool=action.pool,
             mode=self._pool(action.pool).mode,
             requests=tuple(sorted(request.name for request in action.requests)),
-            parameters=parameters,
+            parameters=order.parameters,
+            offers=order.offers,
             created_s=self.cluster.now_s,
         )
         self.kube.create(LAUNCH_BATCHES, convert.write_batch(batch))
@@ -163,7 +167,7 @@ class _Hands:
             return self._call(action, batch)
         except LaunchRefusedError as error:
             # It would be refused again: the next offers have their turn, and these are tried again later.
-            self._set_aside(action.pool, [(offer.id, "", str(error)) for offer in action.offers])
+            self._set_aside(action.pool, [(offer, "", str(error)) for offer in order.offers])
             raise
 
     def _call(self, action: Launch | Replay, batch: LaunchBatch) -> Outcome:
@@ -252,10 +256,15 @@ class _Hands:
             if not was_cordoned:
                 self._set_unschedulable(action.node, on=False)
             return Outcome(action=action, done=False, note=f"called off: {arrived[0]} has arrived")
+        self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
         if action.event is not None:
             self._write_status(replace(action.request, state=after(action.request.state, action.event)))
-        if action.event is Event.TIMED_OUT:
-            self._set_aside(action.pool, [(action.disappointing, "", action.why)])
+        return Outcome(action=action, done=True)
+
+    def _release(self, action: Release) -> Outcome:
+        if not action.overdue and not self._pods_on(action.node):
+            return Outcome(action=action, done=False, note="called off: its first pod is not there yet")
+        self._mode(action.pool).release([action.request.machine_id])
         return Outcome(action=action, done=True)
 
     def _set_unschedulable(self, node: str, *, on: bool) -> bool:
@@ -274,6 +283,7 @@ class _Hands:
     def _forget(self, action: Forget) -> Outcome:
         if action.node:
             self._delete(NODES, action.node)
+        self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
         self._delete(NODE_REQUESTS, action.request.name)
         return Outcome(action=action, done=True)
 

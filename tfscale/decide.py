@@ -15,8 +15,22 @@ from itertools import chain
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Stock, Supply, set_aside, usable, within
-from tfscale.model import Cluster, Demand, Node, NodeRequest, Offer, Pool, SetAside
-from tfscale.plan import Action, Assign, Avoid, Forget, Launch, MarkIdle, Nominate, Plan, Terminate, Unguard, Unmet, usd
+from tfscale.model import Cluster, Demand, Node, NodeRequest, Pool, SetAside
+from tfscale.plan import (
+    Action,
+    Assign,
+    Avoid,
+    Forget,
+    Launch,
+    MarkIdle,
+    Nominate,
+    Plan,
+    Release,
+    Terminate,
+    Unguard,
+    Unmet,
+    usd,
+)
 from tfscale.records import Book, Policy, digest, keep_book
 from tfscale.slicing import Packing, Placed, Purchase, imagine, pack, shop
 
@@ -43,7 +57,8 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
 def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> Plan:
     demands = [demand for demand in cluster.demands if demand.pool == pool.name]
     offers = {offer.id: offer for offer in supply.offers} if supply else None
-    book = keep_book(cluster, pool, offers, policy)
+    # What is launched into the cluster itself is listed at once.
+    book = keep_book(cluster, pool, offers, replace(policy, machine_lag_s=0) if supply and supply.in_cluster else policy)
 
     nodes = _usable_nodes(cluster, pool, book)
     on_nodes = pack(demands, nodes, pinned=_nominations(book, {name: node.name for name, node in book.nodes.items()}))
@@ -52,19 +67,21 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
     out = (*pool.set_aside, *avoid.entries, *_late(cluster, pool, book))
     stock = usable(cluster, replace(pool, set_aside=out), supply or Supply())
 
-    coming = _coming(book, offers or {}, pool)
+    coming = _coming(book, pool)
     promised = _promised(book, coming, missing.keys())
     waiting = [stock.wish(left.demand) for left in on_nodes.left if left.demand.uid not in promised]
     on_the_way = pack(waiting, coming, pinned=_nominations(book, {node.name: node.name for node in coming}))
     unserved = [left.demand for left in on_the_way.left]
 
+    freed = _free(cluster, pool, book, {placed.node for placed in on_nodes.placed})
     bought = _buy(cluster, pool, book, stock, supply, unserved)
-    idle = _idle(cluster, pool, book, {placed.node for placed in on_nodes.placed}) if _returns(pool, supply) else _Idle()
+    idle = _idle(cluster, pool, book, {placed.node for placed in on_nodes.placed}) if _returns(pool, supply) else _Timed()
     return Plan(
         actions=(
             *book.actions,
             *(_assign(placed, pool) for placed in on_nodes.placed),
             *avoid.actions,
+            *freed.actions,
             *idle.actions,
             *_nominate(book, coming, on_the_way),
             *bought.actions,
@@ -77,7 +94,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
         problems=tuple(book.problems.values()),
-        recheck_s=_earliest((book.recheck_s, idle.recheck_s)),
+        recheck_s=_earliest((book.recheck_s, idle.recheck_s, freed.recheck_s)),
         retry_s=bought.retry_s,
     )
 
@@ -104,12 +121,15 @@ def _nominations(book: Book, names: Mapping[str, str]) -> dict[str, str]:
     return {uid: names[request.name] for request in book.requests if request.name in names for uid in request.nominated}
 
 
-def _coming(book: Book, offers: Mapping[str, Offer], pool: Pool) -> list[Node]:
-    """Return the nodes on their way as they will look, named like their requests."""
+def _coming(book: Book, pool: Pool) -> list[Node]:
+    """Return the nodes on their way as they will look, named like their requests.
+
+    While nobody has chosen among the offers of a call, the best of them is expected: whoever chooses takes the cheapest too.
+    """
     return [
-        imagine(offers[request.offer], name=request.name, pool=pool.name)
+        imagine(book.expected[request.name][0], name=request.name, pool=pool.name)
         for request in book.requests
-        if request.state in {State.LAUNCHED, State.REGISTERED} and request.offer in offers
+        if request.state in {State.LAUNCHED, State.REGISTERED} and book.expected[request.name]
     ]
 
 
@@ -151,9 +171,9 @@ def _misfits(cluster: Cluster, pool: Pool, book: Book, on_nodes: Packing) -> _Mi
 
 
 def _late(cluster: Cluster, pool: Pool, book: Book) -> list[SetAside]:
-    """Return what `apply` will set aside for nodes that are given back because they never became ready."""
-    timed_out = (a for a in book.actions if isinstance(a, Terminate) and a.event is Event.TIMED_OUT)
-    return [set_aside(pool, cluster.now_s, action.disappointing, action.why) for action in timed_out]
+    """Return what `apply` will set aside for machines whose nodes never came or never became ready."""
+    ended = (action for action in book.actions if isinstance(action, Terminate | Forget))
+    return [set_aside(pool, cluster.now_s, offer, action.why) for action in ended for offer in action.disappointing]
 
 
 def _assign(placed: Placed, pool: Pool) -> Assign:
@@ -193,7 +213,7 @@ def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply 
         return _Bought(left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands})
     if not supply.offers:
         return _Bought(left={demand.uid: () for demand in demands})
-    room = within(cluster, pool, book, supply)
+    room = within(cluster, pool, book)
     if room.reason:
         return _Bought(left={demand.uid: (room.reason,) for demand in demands})
     shopping = shop(demands, stock.offers, pool=pool.name, nodes_max=room.nodes, gpus_max=room.gpus, micro_usd_max=room.micro_usd)
@@ -253,16 +273,43 @@ def _launch(pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Laun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Idle:
+class _Timed:
+    """Actions, and when time alone asks for more."""
+
     actions: tuple[Action, ...] = ()
     recheck_s: int | None = None
+
+
+def _free(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Timed:
+    """Leave nodes that were kept for their first pod to whoever removes idle nodes. `chosen` get a pod in this plan."""
+    machines = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
+    actions: list[Action] = []
+    due: list[int] = []
+    for request in book.requests:
+        machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
+        if machine is None or machine.protected_until_s is None or machine.stopping:
+            continue
+        used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
+        if not used and cluster.now_s < machine.protected_until_s:
+            due.append(machine.protected_until_s)
+            continue
+        actions.append(
+            Release(
+                pool=pool.name,
+                request=request,
+                node=node.name if node else "",
+                overdue=not used,
+                why="it has its first pod" if used else "no pod came for it in time",
+            )
+        )
+    return _Timed(actions=tuple(actions), recheck_s=min(due, default=None))
 
 
 def _returns(pool: Pool, supply: Supply | None) -> bool:
     return supply is not None and (pool.deleting or not supply.reclaims_idle)
 
 
-def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Idle:
+def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Timed:
     """Mark nodes that nobody uses, and give back those that were marked long enough ago. `chosen` get a pod in this plan."""
     actions: list[Action] = []
     due: list[int] = []
@@ -289,7 +336,7 @@ def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Idle:
         due.append(since_s + pool.idle_after_s)
         if node.idle_since_s is None:
             actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=since_s, why="no pod is left on it"))
-    return _Idle(actions=tuple(actions), recheck_s=min(due, default=None))
+    return _Timed(actions=tuple(actions), recheck_s=min(due, default=None))
 
 
 def _release(cluster: Cluster, pool: Pool) -> list[Action]:

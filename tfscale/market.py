@@ -25,6 +25,8 @@ class Supply:
     offers: Sequence[Offer] = ()
     reclaims_idle: bool = False
     """True: somebody else removes idle nodes."""
+    in_cluster: bool = False
+    """True: a machine is listed as soon as it was launched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,22 +108,24 @@ def _forget_at_s(pool: Pool, entry: SetAside) -> int:
     return entry.until_s + (_shortest_s(pool, entry.offer, entry.pod) << MOST_DOUBLINGS)
 
 
-def within(cluster: Cluster, pool: Pool, book: Book, supply: Supply) -> Room:
+def within(cluster: Cluster, pool: Pool, book: Book) -> Room:
     """Return what may still be bought: the limits less every node that exists or is on its way, terminating ones too.
 
-    What a request of unknown outcome or of an offer that is no more will cost is not known: under a limit of GPUs or of
-    money nothing is bought beside it.
+    While nobody has chosen among the offers of a call, the most that it may give counts. What a request whose offers are no
+    more will cost is not known: under a limit of GPUs or of money nothing is bought beside it.
     """
-    known = {offer.id: offer for offer in supply.offers}
     requested = {node.name for node in book.nodes.values()}
     others = [node for node in cluster.nodes if node.pool == pool.name and node.name not in requested]
-    unknown = [request.name for request in book.requests if request.offer not in known]
-    bought = [known[request.offer] for request in book.requests if request.offer in known]
+    unknown = [name for name, offers in book.expected.items() if not offers]
+    bought = [offers for offers in book.expected.values() if offers]
     counted = pool.limits.gpus is not None or pool.limits.micro_usd is not None
     return Room(
         nodes=_less(pool.limits.nodes, len(book.requests) + len(others)),
-        gpus=_less(pool.limits.gpus, sum(offer.gpu_count for offer in bought) + sum(len(node.gpus) for node in others)),
-        micro_usd=_less(pool.limits.micro_usd, sum(offer.price_micro_usd or 0 for offer in bought)),
+        gpus=_less(
+            pool.limits.gpus,
+            sum(max(offer.gpu_count for offer in offers) for offers in bought) + sum(len(node.gpus) for node in others),
+        ),
+        micro_usd=_less(pool.limits.micro_usd, sum(max(offer.price_micro_usd or 0 for offer in offers) for offers in bought)),
         reason=f"limits cannot be kept while it is not known what {some(unknown)} costs" if counted and unknown else "",
     )
 

@@ -192,11 +192,13 @@ class Machine:
     """The launch batch it was tagged with."""
     pool: str
     offer: str
-    """Id of the offer that was really taken."""
+    """Id of the offer that was really taken; empty while nobody has chosen one."""
     provider_id: str
-    """As the node will carry it in ``spec.providerID``."""
+    """As the node will carry it in ``spec.providerID``; empty while it is not known."""
     stopping: bool = False
     launched_s: int | None = None
+    protected_until_s: int | None = None
+    """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +216,7 @@ class NodeRequest:
     """Sorted uids of the pods it was bought for; their room on it is theirs while they wait."""
     machine_id: str = ""
     offer: str = ""
+    """Id of the offer that was taken; empty while nobody has chosen one of its batch's."""
     node: str = ""
     launched_s: int = 0
     """Since when its node is waited for: the launch, or the loss of a node that it had."""
@@ -230,6 +233,8 @@ class LaunchBatch:
     """Sorted names of its node requests; one machine is ordered for each."""
     parameters: Mapping[str, Any]
     """The exact parameters, JSON values only, made by the mode's ``prepare``; they include the token."""
+    offers: tuple[str, ...] = ()
+    """Ids of the offers that the call may give, best first."""
     settled: bool = False
     """True once the outcome is known; then it is never sent again."""
     created_s: int = 0

@@ -24,6 +24,7 @@ __all__ = [
     "Nominate",
     "Plan",
     "Recover",
+    "Release",
     "Replay",
     "Terminate",
     "Unguard",
@@ -195,14 +196,10 @@ class Terminate:
     node: str
     """Empty where no node joined."""
     event: Event | None
-    """Why it is given back. IDLE: a pod that has arrived meanwhile calls it off. TIMED_OUT: the offer is set aside.
-    None: it was asked for before."""
+    """Why it is given back. IDLE: a pod that has arrived meanwhile calls it off. None: it was asked for before."""
+    disappointing: tuple[str, ...] = ()
+    """What is set aside: an instance type of which no node became ready, or the offers of a machine that never joined."""
     why: str
-
-    @property
-    def disappointing(self) -> str:
-        """Return what is set aside where no node of it became ready: the instance type, in every zone."""
-        return self.request.offer.partition("/")[0]
 
     def __str__(self) -> str:
         """Return one line."""
@@ -218,11 +215,30 @@ class Forget:
     request: NodeRequest
     node: str
     """The node object that is still there, or empty."""
+    disappointing: tuple[str, ...] = ()
+    """Offers that are set aside because the machine went before its node joined."""
     why: str
 
     def __str__(self) -> str:
         """Return one line."""
         return f"forget  {self.request.name} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Leave a node to whoever removes idle nodes: until now it was kept for its first pod."""
+
+    pool: str
+    request: NodeRequest
+    node: str
+    """Empty where no node joined."""
+    overdue: bool
+    """True: no pod came in time. False: not before a pod is there."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"free    {' '.join(filter(None, (self.request.machine_id, self.node)))} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +266,22 @@ class Drop:
         return f"drop    {self.batch} ({self.why})"
 
 
-Action = Advance | Adopt | Replay | Recover | Assign | Nominate | Avoid | MarkIdle | Launch | Terminate | Forget | Drop | Unguard
+Action = (
+    Advance
+    | Adopt
+    | Replay
+    | Recover
+    | Assign
+    | Nominate
+    | Avoid
+    | MarkIdle
+    | Launch
+    | Terminate
+    | Release
+    | Forget
+    | Drop
+    | Unguard
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

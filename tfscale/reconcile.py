@@ -232,7 +232,7 @@ def _ask(opened: Mapping[str, _Opened]) -> tuple[dict[str, Sequence[Machine]], d
         try:
             machines[name] = one.mode.observe()
             offers = () if one.problems else one.mode.offers()
-            supplies[name] = Supply(offers=offers, reclaims_idle=one.mode.reclaims_idle)
+            supplies[name] = Supply(offers=offers, reclaims_idle=one.mode.reclaims_idle, in_cluster=one.mode.in_cluster)
         except ModeError as error:
             errors[name] = error
     return machines, supplies, errors

@@ -44,6 +44,8 @@ class Book:
     """Requests that a machine or a call of unknown outcome stands behind, in their new states, by name."""
     nodes: Mapping[str, Node]
     """By request name."""
+    expected: Mapping[str, tuple[Offer, ...]]
+    """By request name: the offer that was taken, or while nobody has chosen one, all that its call may give, best first."""
     recheck_s: int | None
     """When a deadline of these records is next due."""
 
@@ -54,17 +56,18 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
     `offers` are all that the mode has, by id; None when it gave no answer.
     """
     machines = cluster.machines.get(pool.name)
+    batches = sorted((b for b in cluster.batches if b.pool == pool.name), key=lambda batch: batch.name)
     view = _View(
         now_s=cluster.now_s,
         pool=pool,
         policy=policy,
         offers=offers,
+        ordered={batch.name: batch.offers for batch in batches},
         machines=None if machines is None else {machine.id: machine for machine in machines},
         nodes={node.machine_id: node for node in cluster.nodes if node.machine_id},
     )
     requests = sorted((r for r in cluster.requests if r.pool == pool.name), key=lambda request: request.name)
     steps = [view.step(request) for request in requests]
-    batches = sorted((b for b in cluster.batches if b.pool == pool.name), key=lambda batch: batch.name)
     kept = tuple(step.request for step in steps if step.request.state is not State.GONE)
     return Book(
         actions=(
@@ -76,6 +79,7 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
         problems={step.request.name: step.problem for step in steps if step.problem},
         requests=kept,
         nodes={r.name: view.nodes[r.machine_id] for r in kept if r.machine_id in view.nodes},
+        expected={r.name: view.expected(r) for r in kept},
         recheck_s=min((step.due_s for step in steps if step.due_s is not None), default=None),
     )
 
@@ -94,28 +98,55 @@ class _View:
     pool: Pool
     policy: Policy
     offers: Mapping[str, Offer] | None
+    ordered: Mapping[str, tuple[str, ...]]
+    """Ids of offers by batch."""
     machines: Mapping[str, Machine] | None
     nodes: Mapping[str, Node]
 
+    def expected(self, request: NodeRequest) -> tuple[Offer, ...]:
+        """Return what the request's machine may be, as far as it is still on offer."""
+        ids = (request.offer,) if request.offer else self.ordered.get(request.batch, ())
+        return tuple(self.offers[offer] for offer in ids if offer in self.offers) if self.offers else ()
+
     def step(self, request: NodeRequest) -> _Step:
         """Return the request in its new state with what has to be done about it."""
-        node = self.nodes.get(request.machine_id)
+        node, recorded = self.nodes.get(request.machine_id), request
         if problem := self._unclear(request, node):
             return _Step(request, problem=problem)
+        request = self._chosen(request)
         if request.state is State.REQUESTED:
             return self._requested(request)
         event, why = self._event(request, node)
         state = request.state if event is None else after(request.state, event)
         if state is State.GONE:
-            return _Step(replace(request, state=state), (self._forget(request, node, why),))
+            return _Step(replace(request, state=state), (self._forget(request, node, why, self._disappointing(request, event)),))
         if state is State.TERMINATING:
             return self._terminating(request, node, event, why)
         if state is request.state:
-            return _Step(request, due_s=self._deadline_s(request))
+            return _Step(request, self._entered(recorded, request), self._deadline_s(request))
         launched_s = self.now_s if event is Event.NODE_GONE else request.launched_s
         changed = replace(request, state=state, node=node.name if node else "", launched_s=launched_s)
         advance = Advance(pool=self.pool.name, before=request.state, request=changed, why=why)
         return _Step(changed, (advance,), self._deadline_s(changed))
+
+    def _chosen(self, request: NodeRequest) -> NodeRequest:
+        """Return the request with the offer that its machine turned out to be."""
+        machine = None if self.machines is None else self.machines.get(request.machine_id)
+        return replace(request, offer=machine.offer) if machine and machine.offer else request
+
+    def _entered(self, recorded: NodeRequest, request: NodeRequest) -> tuple[Action, ...]:
+        if recorded == request:
+            return ()
+        return (Advance(pool=self.pool.name, before=recorded.state, request=request, why=f"it is {request.offer}"),)
+
+    def _disappointing(self, request: NodeRequest, event: Event | None) -> tuple[str, ...]:
+        """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
+        if event is Event.TIMED_OUT and request.offer:
+            return (request.offer.partition("/")[0],)
+        never_joined = event in {Event.MACHINE_GONE, Event.STOPPED} and request.state is State.LAUNCHED
+        if event is not Event.TIMED_OUT and not never_joined:
+            return ()
+        return (request.offer,) if request.offer else self.ordered.get(request.batch, ())
 
     def _requested(self, request: NodeRequest) -> _Step:
         if request.batch:
@@ -144,8 +175,10 @@ class _View:
         """Return the most important thing that happened to the request's machine since its state was written."""
         machine = None if self.machines is None else self.machines.get(request.machine_id)
         if self._missing(request):
-            fresh = request.state is State.LAUNCHED and self.now_s - request.launched_s < self.policy.machine_lag_s
-            return (None, "") if fresh else (Event.MACHINE_GONE, f"machine {request.machine_id} is gone")
+            if request.state is not State.LAUNCHED:
+                return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
+            fresh = self.now_s < request.launched_s + self.policy.machine_lag_s
+            return (None, "") if fresh else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined")
         if machine is not None and machine.stopping:
             return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else"
         if request.state is State.READY:
@@ -169,6 +202,8 @@ class _View:
         return node.ready and not node.fenced and len(node.gpus) >= (offer.gpu_count if offer else 0)
 
     def _deadline_s(self, request: NodeRequest) -> int | None:
+        if request.state is State.LAUNCHED and self._missing(request):
+            return request.launched_s + self.policy.machine_lag_s
         if request.state in {State.LAUNCHED, State.REGISTERED}:
             return request.launched_s + self.pool.register_within_s
         return None
@@ -182,14 +217,16 @@ class _View:
             request=request,
             node=node.name if node else "",
             event=None if again else event,
+            disappointing=() if again else self._disappointing(request, event),
             why="asked for before, but it still runs" if again else why,
         )
         under_way = again and (machine is None or machine.stopping)
         changed = replace(request, state=State.TERMINATING)
         return _Step(changed, () if under_way else (terminate,), self.now_s + self.policy.poll_s)
 
-    def _forget(self, request: NodeRequest, node: Node | None, why: str) -> Forget:
-        return Forget(pool=self.pool.name, request=request, node=node.name if node else "", why=why)
+    def _forget(self, request: NodeRequest, node: Node | None, why: str, disappointing: tuple[str, ...] = ()) -> Forget:
+        left = node.name if node else ""
+        return Forget(pool=self.pool.name, request=request, node=left, disappointing=disappointing, why=why)
 
     def unsettled(self, batches: Sequence[LaunchBatch]) -> Iterator[Action]:
         """Yield what finds out the outcome of calls that were recorded but not settled."""

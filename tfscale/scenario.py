@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
+from tfscale.catalogue import InstanceType
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuModel, GpuTable
 from tfscale.kube.fields import Field as Place
@@ -26,7 +27,7 @@ from tfscale.manifests import Manifest, read_manifests
 from tfscale.quantity import mib_up, milli_up, quantity, time_s
 from tfscale.spec import Duration, Spec, Usd, parse, suggest
 
-__all__ = ["Capacity", "Cloud", "InstanceType", "Scenario", "Workload", "read_scenario"]
+__all__ = ["Capacity", "Cloud", "Scenario", "Workload", "read_scenario"]
 
 SCENARIO = "Scenario"
 API_VERSION = "sim.tfscale.io/v1alpha1"
@@ -34,19 +35,6 @@ START = "2026-01-01T00:00:00Z"
 """When a simulation begins unless the scenario says otherwise: fixed, so that two runs are alike."""
 
 _KINDS = {kind.kind: kind for kind in (GPU_POOLS, PODS, NODES)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceType:
-    """What the simulated cloud rents out. A price is micro-USD per hour; None is unknown."""
-
-    name: str
-    gpu_model: str = ""
-    gpu_count: int = 0
-    cpu_milli: int
-    memory_mib: int
-    price_micro_usd: int | None = None
-    spot_price_micro_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ def batch_of(mode: Ec2Mode, offers: Sequence[Offer], count: int = 1) -> LaunchBa
     """Return a batch of a new name, as it comes back from Kubernetes."""
     name = f"batch-{next(NUMBERS)}"
     requests = [NodeRequest(name=f"{name}-{number}", pool="gpus", mode="ec2") for number in range(count)]
-    parameters = json.loads(json.dumps(mode.prepare(name, requests, offers, now_s=7)))
+    parameters = json.loads(json.dumps(mode.prepare(name, requests, offers, now_s=7).parameters))
     return LaunchBatch(
         name=name, pool="gpus", mode="ec2", requests=tuple(request.name for request in requests), parameters=parameters
     )

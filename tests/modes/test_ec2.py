@@ -124,7 +124,7 @@ def test_other_parameters_never_share_a_token(shared_cloud: SimulatedCloud, fiel
         now_s=2 if field == "now" else 1,
     )
 
-    assert first["ClientToken"] != second["ClientToken"]
+    assert first.parameters["ClientToken"] != second.parameters["ClientToken"]
     assert first == base.prepare("b", [request], [offer()], now_s=1)
 
 

@@ -319,7 +319,7 @@ def label(node: dict[str, Any], key: str) -> str:
 def agree(offer: Offer, node: dict[str, Any]) -> None:
     """Assert that a node, as the loop reads it, is what its offer said."""
     problems: list[Problem] = []
-    read = read_node(named("node", node), [], machine_pool="all", gpus=GpuTable(), prefix="tensor-fusion.ai", problems=problems)
+    read = read_node(named("node", node), [], machine=("all", ""), gpus=GpuTable(), prefix="tensor-fusion.ai", problems=problems)
     assert read
     assert not problems
     assert not read.fenced

@@ -145,12 +145,14 @@ def _nodes(
     on_node: defaultdict[str, list[Field]] = defaultdict(list)
     for pod in sorted(pods, key=lambda pod: pod.where):
         on_node[_node_of(pod, problems)].append(pod)
-    launched = {key: pool for pool, seen in machines.items() for one in seen for key in (one.id, one.provider_id)}
+    launched = {
+        key: (pool, one.id) for pool, seen in machines.items() for one in seen for key in (one.id, one.provider_id) if key
+    }
     read = (
         read_node(
             node,
             on_node[node.where.removeprefix("node ")],
-            machine_pool=_machine_pool(node, launched),
+            machine=_machine(node, launched),
             gpus=gpus,
             prefix=prefix,
             problems=problems,
@@ -175,12 +177,14 @@ def _node_of(pod: Field, problems: list[Problem]) -> str:
     return tried([], lambda: pod.at("spec", "nodeName").text(), "") if node is None else node
 
 
-def _machine_pool(node: Field, launched: Mapping[str, str]) -> str:
-    def pool() -> str:
-        provider_id = node.at("spec", "providerID").text()
-        return launched.get(provider_id) or launched.get(machine_id(node), "") if provider_id else ""
+def _machine(node: Field, launched: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    """Return the pool that launched the machine behind a node, empty where none of ours did, and the machine's id."""
 
-    return tried([], pool, "")  # read_node notes what is wrong with it
+    def machine() -> tuple[str, str]:
+        own, provider_id = machine_id(node), node.at("spec", "providerID").text()
+        return launched.get(own) or launched.get(provider_id) or ("", own)
+
+    return tried([], machine, ("", ""))  # read_node notes what is wrong with it
 
 
 # --- demands ----------------------------------------------------------------------------------------------------------

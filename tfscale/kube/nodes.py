@@ -15,7 +15,7 @@ from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, tried
 from tfscale.kube.pods import read_bound
-from tfscale.kube.port import Json
+from tfscale.kube.port import NODE_CLAIMS, Json
 from tfscale.kube.requests import GPU_RESOURCE, OWN_PREFIX
 from tfscale.model import CARD_MILLI, BoundPod, Gpu, Node
 from tfscale.quantity import time_text
@@ -47,22 +47,28 @@ def idle_mark(since_s: int | None) -> Json:
 def machine_id(node: Field) -> str:
     """Return the id of the machine behind a node: of ``aws:///us-east-1a/i-0ab`` it is ``i-0ab``.
 
-    Of a provider id that does not end with an instance id it is everything behind the scheme.
+    Of a provider id that does not end with an instance id it is everything behind the scheme. Behind a node of Karpenter
+    stands a NodeClaim, which the node names as its owner once it is registered.
     """
+    for owner in node.at("metadata", "ownerReferences").items():
+        if owner.at("kind").text() == NODE_CLAIMS.kind and owner.at("apiVersion").text().startswith(f"{NODE_CLAIMS.group}/"):
+            return owner.at("name").needed()
     behind = node.at("spec", "providerID").text().rpartition("://")[2]
     last = behind.rpartition("/")[2]
     return last if last.startswith("i-") else behind
 
 
 def read_node(
-    node: Field, pods: Sequence[Field], *, machine_pool: str, gpus: GpuTable, prefix: str, problems: list[Problem]
+    node: Field, pods: Sequence[Field], *, machine: tuple[str, str], gpus: GpuTable, prefix: str, problems: list[Problem]
 ) -> Node | None:
     """Return the node with the pods that hold its resources, or None for a node that is not managed.
 
-    Managed is what carries the label ``tfscale.io/pool`` or runs on a machine of ours, whose pool is `machine_pool` then.
-    All that is wrong is noted in `problems`; what is wrong with the node itself, or with what is held there, fences it.
+    Managed is what carries the label ``tfscale.io/pool`` or runs on a machine of ours: `machine` is the pool that launched
+    its machine, or empty, and the machine's id. All that is wrong is noted in `problems`; what is wrong with the node itself,
+    or with what is held there, fences it. The pool's own taint is left out: it keeps others away, not the pool's pods.
     """
     own: list[Problem] = []
+    machine_pool, machine_id = machine
     pool = tried(own, lambda: _pool(node, machine_pool), machine_pool)
     if not pool:
         problems.extend(own)
@@ -70,7 +76,6 @@ def read_node(
     cards = tried(own, lambda: _cards(node, gpus), _Cards(known=False))
     shape = tried(own, lambda: _shape(node), _UNREADABLE)
     closed = tried(own, lambda: _closed(node), "")
-    machine = tried(own, lambda: machine_id(node), "")
     # A request that was edited on a running pod, or our own mark of idleness, says nothing about what is held here.
     read = [read_bound(pod, gpus=gpus, prefix=prefix, problems=problems) for pod in pods]
     idle_since_s = tried(problems, lambda: _idle_since_s(node), None)
@@ -86,7 +91,8 @@ def read_node(
         gpus=cards.gpus,
         pods=held,
         fenced="; ".join(dict.fromkeys(filter(None, fences))),
-        machine_id=machine,
+        machine_id=machine_id,
+        taints=tuple(taint for taint in shape.taints if (taint.key, taint.value) != (POOL_LABEL, pool)),
         idle_since_s=idle_since_s,
     )
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 __all__ = [
+    "CONFIG_MAPS",
     "DAEMON_SETS",
     "EVENTS",
     "GPU_POOLS",
     "LAUNCH_BATCHES",
     "NODES",
+    "NODE_CLAIMS",
+    "NODE_POOLS",
     "NODE_REQUESTS",
     "PODS",
     "Json",
@@ -49,7 +52,10 @@ class Kind:
 PODS = Kind("", "v1", "pods", "Pod", namespaced=True)
 NODES = Kind("", "v1", "nodes", "Node", namespaced=False)
 EVENTS = Kind("", "v1", "events", "Event", namespaced=True)
+CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", namespaced=True)
 DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
+NODE_CLAIMS = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
+NODE_POOLS = Kind("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
 GPU_POOLS = Kind("tfscale.io", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
 NODE_REQUESTS = Kind("tfscale.io", "v1alpha1", "noderequests", "NodeRequest", namespaced=False)
 LAUNCH_BATCHES = Kind("tfscale.io", "v1alpha1", "launchbatches", "LaunchBatch", namespaced=False)

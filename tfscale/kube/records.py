@@ -74,6 +74,7 @@ def write_batch(batch: LaunchBatch) -> Json:
         "pool": batch.pool,
         "mode": batch.mode,
         "requests": list(batch.requests),
+        "offers": list(batch.offers),
         "parameters": json.dumps(batch.parameters, allow_nan=False),
         "createdAt": time_text(batch.created_s),
     }
@@ -90,6 +91,7 @@ def read_batch(obj: Json) -> LaunchBatch:
         mode=spec.at("mode").needed(),
         requests=tuple(sorted(spec.at("requests").texts())),
         parameters=_parameters(spec.at("parameters")),
+        offers=spec.at("offers").texts(),
         settled=batch.at("status", "settled").flag(),
         created_s=_created_s(batch),
     )

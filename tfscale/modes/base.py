@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from tfscale.catalogue import InstanceType
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from tfscale.kube.port import Kube
 
-__all__ = ["LaunchResult", "ModeContext", "Refusal", "ScalingMode", "results_of"]
+__all__ = ["LaunchResult", "ModeContext", "Order", "Refusal", "ScalingMode", "results_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class ModeContext:
     kube: Kube
     cluster: str
     """Name of the cluster, written on every machine: two clusters in one account must not see each other's."""
+    catalogue: Mapping[str, InstanceType] = field(default_factory=dict)
+    """Instance types by name, for modes whose cluster does not tell what a type is and costs."""
     aws: boto3.Session | None = None
     """The session to use instead of boto3's default chain of credentials."""
 
@@ -51,6 +54,16 @@ class LaunchResult:
     """Offers that were tried in this call and had no capacity, also where another offer then gave the machine."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A call that is ready to be made."""
+
+    parameters: Mapping[str, Any]
+    """Everything that the call will say, its token included. JSON values only."""
+    offers: tuple[str, ...]
+    """Ids of the offers that the call may give, best first."""
+
+
 class ScalingMode(Protocol):
     """One way to get nodes. A mode is one file and one entry-point line (group ``tfscale.modes``).
 
@@ -60,6 +73,8 @@ class ScalingMode(Protocol):
     name: ClassVar[str]
     reclaims_idle: ClassVar[bool]
     """True: somebody else (Karpenter) removes idle nodes, so no termination is planned for being idle."""
+    in_cluster: ClassVar[bool]
+    """True: what it launches are objects of the cluster. They are listed at once, and offers follow from the cluster alone."""
 
     @classmethod
     def open(cls, context: ModeContext) -> Self:
@@ -74,11 +89,12 @@ class ScalingMode(Protocol):
         """Return what can be launched for the pool, already filtered by ``pool.wanted``."""
         ...
 
-    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Mapping[str, Any]:
-        """Return the exact parameters (JSON values) of the call that ``launch`` is to make, its token included.
+    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:
+        """Return the exact call that ``launch`` is to make.
 
         One machine for each request, any of ``offers`` (all of one capacity type, best first). No machine is made here.
-        The loop writes the result into the batch called ``name`` before it calls ``launch``.
+        The loop writes the result into the batch called ``name`` before it calls ``launch``. Raises ``LaunchRefusedError``
+        where such a call cannot be made.
         """
         ...
 
@@ -99,6 +115,13 @@ class ScalingMode(Protocol):
         """Begin to give machines back. Called again until ``observe`` shows them no more; one already gone is success.
 
         A machine that this pool did not launch is never touched.
+        """
+        ...
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """Protect machines no longer from whoever removes idle nodes; ``protected_until_s`` is None afterwards.
+
+        A machine that is gone, not protected or not of this pool is left alone. What others protect stays protected.
         """
         ...
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError, Problem
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
-from tfscale.modes.base import LaunchResult, ModeContext, Refusal, ScalingMode, results_of
+from tfscale.modes.base import LaunchResult, ModeContext, Order, Refusal, ScalingMode, results_of
 from tfscale.modes.ec2_calls import Ec2Calls, code_of, message_of, translated
 from tfscale.modes.ec2_catalogue import Catalogue, nearest
 from tfscale.modes.ec2_fleet import (
@@ -47,6 +47,7 @@ class Ec2Mode:
 
     name: ClassVar[str] = "ec2"
     reclaims_idle: ClassVar[bool] = False
+    in_cluster: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Ec2Mode:
         """
         return self._catalogue.offers(self._zones)
 
-    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Mapping[str, Any]:
+    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:
         """Return the parameters of a CreateFleet, with the launch template's id and version number as they are now."""
         if not requests or len({offer.capacity_type for offer in offers}) != 1:
             raise ValueError(f"batch {name}: want at least one request, and offers of one capacity type")
@@ -114,7 +115,10 @@ class Ec2Mode:
             BATCH_TAG: name,
         }
         token_of = (self._cluster, name, now_s)
-        return fleet_parameters(offers, count=len(requests), template=template, subnets=subnets, tags=tags, token_of=token_of)
+        parameters = fleet_parameters(
+            offers, count=len(requests), template=template, subnets=subnets, tags=tags, token_of=token_of
+        )
+        return Order(parameters=parameters, offers=tuple(offer.id for offer in offers))
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
         """Send the recorded CreateFleet. Its client token makes a replay harmless."""
@@ -161,6 +165,9 @@ class Ec2Mode:
             log.info("machine %s is gone or not of pool %s: left alone", machine_id, self._pool.name)
         for start in range(0, len(wanted), _TERMINATE_AT_ONCE):
             self._terminate(wanted[start : start + _TERMINATE_AT_ONCE])
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody but us removes these nodes."""
 
     def _create_fleet(self, batch: LaunchBatch) -> Mapping[str, Any]:
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, LaunchRefusedError, Problem
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
-from tfscale.modes.base import LaunchResult, ModeContext, ScalingMode
+from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 
 __all__ = ["StaticMode"]
 
@@ -18,6 +18,7 @@ class StaticMode:
     name: ClassVar[str] = "static"
     # The nodes are somebody else's: an idle one stays.
     reclaims_idle: ClassVar[bool] = True
+    in_cluster: ClassVar[bool] = True
 
     @classmethod
     def open(cls, context: ModeContext) -> Self:
@@ -37,7 +38,7 @@ class StaticMode:
         """Return nothing: there is nothing to buy."""
         return ()
 
-    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Mapping[str, Any]:
+    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:
         """Raise ``LaunchRefusedError``."""
         raise LaunchRefusedError(f"mode static buys no nodes: {name} asks for {len(requests)} of {len(offers)} offers at {now_s}")
 
@@ -51,6 +52,9 @@ class StaticMode:
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: no machine here was launched by tfscale."""
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nothing here is protected."""
 
 
 _: type[ScalingMode] = StaticMode
