@@ -18,6 +18,7 @@ __all__ = [
     "LAUNCH_BATCHES",
     "NODES",
     "NODE_CLAIMS",
+    "NODE_CLASSES",
     "NODE_POOLS",
     "NODE_REQUESTS",
     "PODS",
@@ -56,6 +57,12 @@ CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", namespaced=True)
 DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
 NODE_CLAIMS = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
 NODE_POOLS = Kind("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
+NODE_CLASSES = (
+    Kind("karpenter.k8s.aws", "v1", "ec2nodeclasses", "EC2NodeClass", namespaced=False),
+    Kind("karpenter.azure.com", "v1beta1", "aksnodeclasses", "AKSNodeClass", namespaced=False),
+    Kind("karpenter.kwok.sh", "v1alpha1", "kwoknodeclasses", "KWOKNodeClass", namespaced=False),
+)
+"""The node classes of Karpenter's providers that are known here. A NodeClaim names its class by group, kind and name."""
 GPU_POOLS = Kind("tfscale.io", "v1alpha1", "gpupools", "GPUPool", namespaced=False)
 NODE_REQUESTS = Kind("tfscale.io", "v1alpha1", "noderequests", "NodeRequest", namespaced=False)
 LAUNCH_BATCHES = Kind("tfscale.io", "v1alpha1", "launchbatches", "LaunchBatch", namespaced=False)
