@@ -19,7 +19,7 @@ from tfscale.errors import AlreadyExistsError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, Json, Kind, Kube
 from tfscale.reconcile import Reconciler, Report, run
 from tfscale.scenario import Capacity, Cloud, Scenario, Workload
-from tfscale.simulate import World, open_world
+from tfscale.simulate import Ways, World, open_world
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE, Fault
 
 FACTOR = int(os.environ.get("TFSCALE_FUZZ", "1"))
@@ -269,7 +269,7 @@ def never(_: Json) -> None:
 @pytest.mark.parametrize("joins", [smaller, tainted, with_less_vram, without_gpus, never])
 def test_nodes_that_disappoint_are_bought_a_few_times_and_the_run_ends(joins: Callable[[Json], Json | None]) -> None:
     """A pod for which no bought node is good has each type tried, is unmet with the reason, and every machine is returned."""
-    with open_world(scenario(workload("half", share("13Gi", "50"))), joins=joins) as world:
+    with open_world(scenario(workload("half", share("13Gi", "50"))), ways=Ways(joins=joins)) as world:
         account = run_to_the_end(world)
         bought = len(recount.instances())
 
@@ -282,7 +282,7 @@ def test_nodes_that_disappoint_are_bought_a_few_times_and_the_run_ends(joins: Ca
 def test_a_pod_that_fits_no_bought_node_does_not_keep_others_from_such_nodes() -> None:
     """What is set aside for one pod is bought for another."""
     loads = workload("big", share("13Gi", "50")), workload("small", share("1Gi", "10"), arrive_after_s=300)
-    with open_world(scenario(*loads), joins=with_less_vram) as world:
+    with open_world(scenario(*loads), ways=Ways(joins=with_less_vram)) as world:
         account = run_to_the_end(world)
 
         assert (["default/big-0"], 1) == (list(account.pools["inference"].unmet), account.pools["inference"].bound)

@@ -134,7 +134,8 @@ def test_pods_of_a_workload_are_numbered_and_share_nothing() -> None:
     """Who changes one pod changes no other."""
     template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": []}}
     scenario = read_scenario(document(workloads=[{"name": "w", "replicas": 2, "template": template}]), name="s.yaml")
-    first, second = scenario.workloads[0].pods()
+    load = scenario.workloads[0]
+    first, second = (load.pod(name) for _, name in load.arriving(seed=0))
     first["spec"]["containers"].append({})
 
     assert {"name": "w-1", "namespace": "default", "labels": {"app": "x"}} == second["metadata"]
@@ -155,7 +156,7 @@ def test_the_first_example_is_understood_completely() -> None:
 
 
 def _pods(scenario: Scenario) -> list[dict[str, Any]]:
-    return [pod for workload in scenario.workloads for pod in workload.pods()]
+    return [load.pod(name) for load in scenario.workloads for _, name in load.arriving(scenario.seed)]
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,8 @@ def test_a_dry_run_prints_the_plan_of_the_first_round() -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, "tfscale: --local is '{path}'; want a scenario file (No such file or directory)"),
-        (b"\xff\xfe", "tfscale: --local is '{path}'; want a scenario file (not UTF-8 text)"),
+        (None, "tfscale: scenario file is '{path}'; want a file that can be read (No such file or directory)"),
+        (b"\xff\xfe", "tfscale: scenario file is '{path}'; want a file that can be read (not UTF-8 text)"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, line: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tfscale.apply import Outcome
 from tfscale.errors import Problem
-from tfscale.lifecycle import State
+from tfscale.lifecycle import Event, State
 from tfscale.plan import Adopt, Advance, Assign, Avoid, Forget, Launch, MarkIdle, Recover, Release, Replay, Terminate, some, usd
 from tfscale.reconcile import Report
 
@@ -22,6 +22,10 @@ class PoolTotals:
     launched: int = 0
     bound: int = 0
     terminated: int = 0
+    chosen_by_others: int = 0
+    """Machines of which somebody else (Karpenter) chose type and zone."""
+    removed_by_others: int = 0
+    """Machines that somebody else took away or gave back."""
     machines: set[str] = field(default_factory=set)
     """Ids of the machines that are left."""
     unmet: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,8 +57,11 @@ class Account:
     planned: list[str] = field(default_factory=list)
     """The plan of the last tick, a line each."""
 
-    def add(self, report: Report) -> Iterator[str]:
-        """Count a report and yield a line for each thing that happened in it."""
+    def add(self, report: Report) -> list[str]:
+        """Count a report and return a line for each thing that happened in it."""
+        return [*self._add(report)]
+
+    def _add(self, report: Report) -> Iterator[str]:
         self.ticks += 1
         self.unreachable = report.unreachable
         self.planned = [*report.plan.lines()]
@@ -80,13 +87,17 @@ class Account:
             return
         totals = self._pool(outcome.action.pool)
         totals.launched += len(outcome.machines)
+        totals.chosen_by_others += sum(not machine.offer for machine in outcome.machines)
         # What was bought in this tick was not in the listing that the tick began with.
         totals.machines |= {machine.id for machine in outcome.machines}
         match outcome.action:
             case Assign():
                 totals.bound += 1
+            case Terminate(event=Event.STOPPED):
+                totals.removed_by_others += 1
             case Forget(request=request) if request.machine_id:
                 totals.terminated += 1
+                totals.removed_by_others += request.state is not State.TERMINATING
 
     def _pool(self, name: str) -> PoolTotals:
         return self.pools.setdefault(name, PoolTotals())

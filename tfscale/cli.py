@@ -18,7 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, get_subcommand
 
 from tfscale import __version__
 from tfscale.errors import (
@@ -27,7 +27,7 @@ from tfscale.errors import (
     ClusterUnreachableError,
     TfscaleError,
 )
-from tfscale.settings import Reconcile, Settings
+from tfscale.settings import Reconcile, Settings, Simulate
 
 if TYPE_CHECKING:
     from tfscale.account import Account
@@ -81,9 +81,13 @@ def _run(settings: Settings) -> int:
     if settings.version:
         print(f"tfscale {__version__}")
         return Exit.DONE
-    if settings.reconcile is None:
-        return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
-    return _reconcile(settings, settings.reconcile)
+    match get_subcommand(settings, is_required=False):
+        case Reconcile() as command:
+            return _reconcile(settings, command)
+        case Simulate() as command:
+            return _simulate(settings, command)
+        case _:
+            return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
 
 
 def _code(error: TfscaleError) -> Exit:
@@ -122,9 +126,8 @@ def _world(settings: Settings, command: Reconcile, stop: Event) -> Iterator[tupl
     if command.local is not None:
         from tfscale import simulate  # noqa: PLC0415 - the simulation needs an extra that others need not install
 
-        with simulate.open_scenario(
-            command.local, cluster=settings.cluster_name, prefix=settings.annotation_prefix, policy=policy
-        ) as world:
+        ways = simulate.Ways(cluster=settings.cluster_name, prefix=settings.annotation_prefix, policy=policy)
+        with simulate.open_scenario(command.local, ways) as world:
             yield world.reconciler, world, world.stamp
         return
     from tfscale import live  # noqa: PLC0415 - the Kubernetes client takes most of a second to import
@@ -137,6 +140,28 @@ def _world(settings: Settings, command: Reconcile, stop: Event) -> Iterator[tupl
         policy=policy,
     )
     yield reconciler, live.WallClock(command.interval or 10, stop), live.stamp
+
+
+def _simulate(settings: Settings, command: Simulate) -> int:
+    from tfscale import simulate  # noqa: PLC0415 - the simulation needs an extra that others need not install
+    from tfscale.records import Policy  # noqa: PLC0415 - `--help` must not pay for the machinery
+    from tfscale.simulated import simulated  # noqa: PLC0415 - the same
+
+    ways = simulate.Ways(
+        cluster=settings.cluster_name,
+        prefix=settings.annotation_prefix,
+        policy=Policy(machine_lag_s=settings.machine_lag),
+        keep_ended=False,
+    )
+    with _stop_requested() as stop, simulate.open_scenario(command.file, ways, seed=command.seed) as world:
+        result = simulated(world, on_report=_Progress(world.stamp), stopped=stop.is_set)
+        if command.output == "json":
+            print(json.dumps(result.as_json(), indent=2))
+        else:
+            print(*result.lines(), sep="\n", flush=True)
+    if stop.is_set():
+        return Exit.INTERRUPTED
+    return Exit.DONE if result.account.complete else Exit.PARTIAL
 
 
 def _drive(command: Reconcile, reconciler: Reconciler, clock: Clock, stop: Event, tell: Callable[[Report], None]) -> None:
@@ -153,16 +178,38 @@ def _endless(command: Reconcile) -> bool:
     return command.local is None and not (command.once or command.until_idle or command.dry_run)
 
 
-class _Teller:
-    """Prints what happens as it happens, and on standard error, now and then, how far a long run is."""
+class _Progress:
+    """Says on standard error, now and then, how far a long run is."""
 
     EVERY_S = 5.0
+
+    def __init__(self, stamp: Callable[[int], str]) -> None:
+        self._stamp = stamp
+        self._shown = time.monotonic()
+        self._rounds = 0
+
+    def __call__(self, report: Report) -> None:
+        self._rounds += 1
+        if time.monotonic() - self._shown < self.EVERY_S:
+            return
+        self._shown = time.monotonic()
+        machines = sum(map(len, report.cluster.machines.values()))
+        print(
+            f"{self._stamp(report.cluster.now_s)} round {self._rounds}: {len(report.plan.waiting)} pods wait for a node, "
+            f"{len(report.plan.unmet)} have no place, {machines} machines",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Teller:
+    """Prints what happens as it happens."""
 
     def __init__(self, command: Reconcile, account: Account, stamp: Callable[[int], str]) -> None:
         self._command = command
         self._account = account
         self._stamp = stamp
-        self._shown = time.monotonic()
+        self._progress = _Progress(stamp)
 
     def __call__(self, report: Report) -> None:
         text = self._command.output == "text"
@@ -173,19 +220,7 @@ class _Teller:
                 print(line if problem else f"{stamp} {line}", file=sys.stderr if problem else sys.stdout, flush=True)
         if self._command.dry_run and text:
             print(*self._account.planned, sep="\n")
-        if time.monotonic() - self._shown >= self.EVERY_S:
-            self._shown = time.monotonic()
-            self._progress(report, stamp)
-
-    def _progress(self, report: Report, stamp: str) -> None:
-        bound = sum(totals.bound for totals in self._account.pools.values())
-        machines = sum(len(totals.machines) for totals in self._account.pools.values())
-        print(
-            f"{stamp} round {self._account.ticks}: {bound} pods placed, {len(report.plan.waiting)} wait for a node, "
-            f"{len(report.plan.unmet)} have no place, {machines} machines",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._progress(report)
 
 
 @contextmanager
@@ -200,10 +235,13 @@ def _stop_requested() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
+_COMMANDS = ("reconcile", "simulate")
+
+
 def _flag_problems(error: ValidationError) -> list[str]:
     lines = []
     for item in error.errors(include_url=False):
-        names = [str(part) for part in item["loc"] if part != "reconcile"]
+        names = [str(part) for part in item["loc"] if part not in _COMMANDS]
         message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if not names:
             lines.append(message)

@@ -140,6 +140,10 @@ class Reconciler:
             unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
 
+    def forget(self) -> None:
+        """Forget what is kept between ticks: the open modes and what was told. A new process begins like this."""
+        self._open, self._told = {}, {}
+
     def _tell(self, errors: Mapping[str, ModeError]) -> None:
         """Log each trouble once, not at every tick that it lasts."""
         told = {name: str(error) for name, error in errors.items()}

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, Field, model_validator
-from pydantic_settings import BaseSettings, CliSubCommand, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
-__all__ = ["Reconcile", "Settings"]
+__all__ = ["Reconcile", "Settings", "Simulate"]
 
 
 class Reconcile(BaseModel):
@@ -49,6 +49,19 @@ class Reconcile(BaseModel):
         return self
 
 
+class Simulate(BaseModel):
+    """Run a scenario on a simulated cluster and cloud: what each pool buys, what it costs and how full it is over time."""
+
+    file: Annotated[CliPositionalArg[str], Field(description="scenario file; its load, its faults and its end")]
+    seed: Annotated[
+        int | None, Field(ge=0, lt=2**63, description="draws arrivals and faults differently; default: the scenario's seed")
+    ] = None
+    output: Annotated[
+        Literal["text", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "text"
+
+
 class Settings(BaseSettings):
     """Share GPUs between models and buy only the nodes that are needed."""
 
@@ -81,3 +94,4 @@ class Settings(BaseSettings):
     )
     version: Annotated[CliToggleFlag[bool], Field(description="print the version and end")] = False
     reconcile: CliSubCommand[Reconcile]
+    simulate: CliSubCommand[Simulate]

@@ -7,58 +7,133 @@ terminated machines go with what ran on them, bound pods run and end, workloads 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from tfscale import modes
 from tfscale.decide import Policy
-from tfscale.errors import BadInputError, ConflictError, NotFoundError, Problem, RefusedObjectError
+from tfscale.errors import BadInputError, ConflictError, GoneError, NotFoundError, Problem, RefusedObjectError
 from tfscale.gpus import GpuTable
-from tfscale.kube.port import NODES, PODS, Json, Kind
+from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, NODES, PODS, Json, Kind, WatchEvent
 from tfscale.kube.requests import TENSOR_FUSION
 from tfscale.modes.base import ModeContext
 from tfscale.quantity import usd_text
 from tfscale.reconcile import Reconciler
-from tfscale.scenario import Cloud, Scenario, read_scenario
-from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedType
+from tfscale.scenario import (
+    CallsFail,
+    Capacity,
+    CapacityChanges,
+    Cloud,
+    Fault,
+    KarpenterStops,
+    MachinesStop,
+    Restart,
+    Scenario,
+    Workload,
+    read_scenario,
+)
+from tfscale.testing.fake_ec2 import (
+    ACCESS_DENIED,
+    LOST_REPLY,
+    SERVER_ERROR,
+    THROTTLED,
+    UNREACHABLE,
+    SimulatedCloud,
+    SimulatedType,
+)
+from tfscale.testing.fake_ec2 import Fault as CallFault
 from tfscale.testing.fake_kube import FakeKube
 
-__all__ = ["World", "open_scenario", "open_world"]
+__all__ = ["FAULTS", "Ways", "World", "open_scenario", "open_world"]
 
+FAULTS: Mapping[str, CallFault] = {
+    "accessDenied": ACCESS_DENIED,
+    "lostReply": LOST_REPLY,
+    "serverError": SERVER_ERROR,
+    "throttled": THROTTLED,
+    "unreachable": UNREACHABLE,
+}
+"""How a call of EC2 can fail, by its name in a scenario."""
 
 Joins = Callable[[Json], Json | None]
 
 
-class World:
-    """A simulated cluster and cloud with one clock. It is the :class:`~tfscale.reconcile.Clock` of the loop, too."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How a world runs, beside what its scenario says."""
 
-    def __init__(
-        self, scenario: Scenario, cloud: SimulatedCloud, *, cluster: str, prefix: str, policy: Policy, joins: Joins
-    ) -> None:
+    cluster: str = "local"
+    """The name that machines are tagged with."""
+    prefix: str = TENSOR_FUSION
+    """Prefix of TensorFusion's annotations."""
+    policy: Policy = field(default_factory=Policy)
+    joins: Joins = lambda node: node
+    """May change each node object before it joins (a smaller one, with a taint), or return None: then it never joins."""
+    keep_ended: bool = True
+    """Whether pods that ended stay in the cluster, as those of a Job; else they go, as those of a Deployment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Life:
+    """A pod that is to run for some time, whatever becomes of it meanwhile."""
+
+    load: Workload
+    name: str
+    left_s: int | None
+    """None runs until the end of the simulation."""
+    end_s: int | None = None
+    """Known once it runs."""
+    lost: int = 0
+    """How often it was lost and made again."""
+
+
+class World:
+    """A simulated cluster and cloud with one clock. It is the :class:`~tfscale.reconcile.Clock` of the loop, too.
+
+    Pods of workloads behave as those of a Deployment: one that is lost before its end is made again, for the rest of its time.
+    """
+
+    def __init__(self, scenario: Scenario, cloud: SimulatedCloud, ways: Ways) -> None:
         gpus = GpuTable(scenario.gpu_models)
         self.kube = FakeKube(now=lambda: float(self._now_s), seed=scenario.seed)
         self.cloud = cloud
-        self._joins = joins
+        self._ways = ways
         self._joined: set[str] = set()
+        catalogue = {kind.name: kind for kind in scenario.cloud.instance_types} if scenario.cloud else {}
         self.reconciler = Reconciler(
             kube=self.kube,
             mode_of=modes.load,
-            open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=self.kube, cluster=cluster, aws=cloud.session),
+            open_with=lambda pool: ModeContext(
+                pool=pool, gpus=gpus, kube=self.kube, cluster=ways.cluster, catalogue=catalogue, aws=cloud.session
+            ),
             gpus=gpus,
-            prefix=prefix,
-            policy=policy,
+            prefix=ways.prefix,
+            policy=ways.policy,
         )
         self.start_s = self._now_s = scenario.start_s
+        self._end_s = None if scenario.duration_s is None else scenario.start_s + scenario.duration_s
         self._delays = scenario.cloud
-        # Arrivals by time, then by their order in the file.
+        self.seed = scenario.seed
+        self.prices = _prices(scenario)
+        self._faults = deque(scenario.faults)
+        self._karpenter: Any = None
+        self._karpenter_back_s = scenario.start_s
+        # By time, then by their order in the file.
         self._arrivals = [
-            (scenario.start_s + load.arrive_after_s, number, pod, load.run_for_s)
-            for number, (load, pod) in enumerate((load, pod) for load in scenario.workloads for pod in load.pods())
+            (scenario.start_s + after_s, number, name, load)
+            for number, (after_s, name, load) in enumerate(
+                (after_s, name, load) for load in scenario.workloads for after_s, name in load.arriving(scenario.seed)
+            )
         ]
         heapq.heapify(self._arrivals)
-        self._run_for_s: dict[str, int] = {}
-        self._ends: list[tuple[int, str, str]] = []
+        self._lives: dict[str, _Life] = {}
+        self._ends: list[tuple[int, str]] = []
+        self._seen = self.kube.list(PODS).resource_version
         for kind, obj in scenario.objects:
             self.kube.create(kind, obj)
         self._play()
@@ -66,6 +141,10 @@ class World:
     def now_s(self) -> int:
         """Return the simulated time."""
         return self._now_s
+
+    def over(self) -> bool:
+        """Return whether the end that the scenario sets is reached."""
+        return self._end_s is not None and self._now_s >= self._end_s
 
     def stamp(self, now_s: int) -> str:
         """Return the time since the start as ``hh:mm:ss``."""
@@ -86,6 +165,12 @@ class World:
 
     def _next_s(self) -> int | None:
         times_s = [queue[0][0] for queue in (self._arrivals, self._ends) if queue]
+        if self._end_s is not None:
+            times_s.append(self._end_s)
+        if self._faults:
+            times_s.append(self.start_s + self._faults[0].at_s)
+        if self._karpenter and (next_s := self._karpenter.next_s()) is not None:
+            times_s.append(max(next_s, self._karpenter_back_s))
         if self._delays is not None:
             for machine in self.cloud.machines:
                 if machine.terminate_asked_s is not None and machine.state != "terminated":
@@ -96,16 +181,21 @@ class World:
 
     def _play(self) -> None:
         """Let everything happen that is due now."""
+        while self._faults and self.start_s + self._faults[0].at_s <= self._now_s:
+            self._break(self._faults.popleft())
         self.cloud.advance(self._now_s)
         self._join_and_leave()
+        if self._karpenter and self._now_s >= self._karpenter_back_s:
+            self._karpenter.advance(self._now_s)
         while self._arrivals and self._arrivals[0][0] <= self._now_s:
-            _, _, pod, run_for_s = heapq.heappop(self._arrivals)
-            created = self.kube.create(PODS, pod)["metadata"]
-            if run_for_s is not None:
-                self._run_for_s[created["uid"]] = run_for_s
-        self._end_pods()
-        self._start_pods()
+            _, _, name, load = heapq.heappop(self._arrivals)
+            self._begin(_Life(load=load, name=name, left_s=load.run_for_s))
+        while self._ends and self._ends[0][0] <= self._now_s:
+            self._end(heapq.heappop(self._ends)[1])
+        self._follow_pods()
         self.kube.end_terminations()
+
+    # --- machines and nodes ---
 
     def _join_and_leave(self) -> None:
         for node in self.cloud.nodes():
@@ -113,72 +203,113 @@ class World:
             if name not in self._joined:
                 # Once: a kubelet does not make its node again when somebody deletes it.
                 self._joined.add(name)
-                if joining := self._joins(node):
+                if joining := self._ways.joins(node):
                     self.kube.create(NODES, joining)
-        self._joined -= self.cloud.gone_nodes()
-        known = {node["metadata"]["name"] for node in self.kube.list(NODES).items}
-        for name in sorted(known & self.cloud.gone_nodes()):
-            self.kube.delete(NODES, name)
+        for name in sorted(self._joined & self.cloud.gone_nodes()):
+            self._joined.remove(name)
+            with suppress(NotFoundError):
+                self.kube.delete(NODES, name)
             for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={name}").items:
                 if pod["status"].get("phase") not in {"Succeeded", "Failed"}:
                     meta = pod["metadata"]
                     self.kube.delete(PODS, meta["name"], namespace=meta["namespace"], grace_period_s=0)
 
-    def _start_pods(self) -> None:
-        for pod in self.kube.list(PODS, field_selector="status.phase=Pending").items:
-            if pod["spec"].get("nodeName"):
-                self._phase(pod["metadata"]["namespace"], pod["metadata"]["name"], "Running")
-                run_for_s = self._run_for_s.get(pod["metadata"]["uid"])
-                if run_for_s is not None:
-                    end = (self._now_s + run_for_s, pod["metadata"]["namespace"], pod["metadata"]["name"])
-                    heapq.heappush(self._ends, end)
+    def _break(self, fault: Fault) -> None:
+        match fault:
+            case CapacityChanges(capacity=capacity):
+                self.cloud.limit(_place(capacity), capacity.machines)
+            case CallsFail():
+                self.cloud.fail_next(fault.operation, FAULTS[fault.how], times=fault.times)
+            case MachinesStop():
+                running = [machine.id for machine in self.cloud.machines if machine.state == "running"]
+                draw = random.Random(f"{self.seed}/{fault.at_s}")  # noqa: S311 - a simulation, no secrets
+                self.cloud.take_away(draw.sample(running, min(fault.machines, len(running))))
+            case Restart():
+                self.reconciler.forget()
+            case KarpenterStops():
+                self._karpenter_back_s = self.start_s + fault.at_s + fault.for_s
 
-    def _end_pods(self) -> None:
-        while self._ends and self._ends[0][0] <= self._now_s:
-            _, namespace, name = heapq.heappop(self._ends)
-            self._phase(namespace, name, "Succeeded")
+    # --- pods ---
 
-    def _phase(self, namespace: str, name: str, phase: str) -> None:
+    def _begin(self, life: _Life) -> None:
+        created = self.kube.create(PODS, life.load.pod(life.name if not life.lost else f"{life.name}.{life.lost}"))
+        self._lives[created["metadata"]["uid"]] = life
+
+    def _follow_pods(self) -> None:
+        """Let pods that were bound run, and make those again that were lost."""
+        for event in self._pod_events():
+            meta = event.object["metadata"]
+            if event.type == "BOOKMARK":
+                self._seen = meta["resourceVersion"]
+            elif event.type == "DELETED":
+                self._lost(meta["uid"])
+            elif event.object["spec"].get("nodeName") and event.object["status"].get("phase") == "Pending":
+                self._run(meta)
+
+    def _pod_events(self) -> Iterator[WatchEvent]:
         try:
-            self.kube.patch_status(PODS, name, {"status": {"phase": phase}}, namespace=namespace)
+            yield from self.kube.watch(PODS, resource_version=self._seen, timeout_s=0)
+        except GoneError:
+            # More happened than the cluster remembers.
+            now = self.kube.list(PODS)
+            there = {pod["metadata"]["uid"] for pod in now.items}
+            yield from (WatchEvent("DELETED", {"metadata": {"uid": uid}}) for uid in [*self._lives] if uid not in there)
+            yield from (WatchEvent("MODIFIED", pod) for pod in now.items)
+            yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": now.resource_version}})
+
+    def _run(self, meta: Json) -> None:
+        try:
+            self.kube.patch_status(PODS, meta["name"], {"status": {"phase": "Running"}}, namespace=meta["namespace"])
         except NotFoundError:
-            return  # deleted meanwhile: a pod that is gone neither runs nor ends
+            return  # deleted since: its deletion is the next event
+        life = self._lives.get(meta["uid"])
+        if life is not None and life.end_s is None and life.left_s is not None:
+            life = self._lives[meta["uid"]] = replace(life, end_s=self._now_s + life.left_s)
+            heapq.heappush(self._ends, (self._now_s + (life.left_s or 0), meta["uid"]))
+
+    def _lost(self, uid: str) -> None:
+        life = self._lives.pop(uid, None)
+        if life is not None:
+            left_s = life.left_s if life.end_s is None else max(life.end_s - self._now_s, 1)
+            self._begin(replace(life, left_s=left_s, end_s=None, lost=life.lost + 1))
+
+    def _end(self, uid: str) -> None:
+        life = self._lives.pop(uid, None)
+        if life is None:
+            return  # lost meanwhile: its successor has an end of its own
+        name = life.name if not life.lost else f"{life.name}.{life.lost}"
+        with suppress(NotFoundError):
+            if self._ways.keep_ended:
+                self.kube.patch_status(PODS, name, {"status": {"phase": "Succeeded"}}, namespace=life.load.namespace)
+            else:
+                self.kube.delete(PODS, name, namespace=life.load.namespace, grace_period_s=0)
 
 
 @contextmanager
-def open_scenario(
-    path: str, *, cluster: str = "local", prefix: str = TENSOR_FUSION, policy: Policy | None = None
-) -> Iterator[World]:
-    """Yield the world of a scenario file. Raises ``BadInputError`` for a file that cannot be read or is wrong.
+def open_scenario(path: str, ways: Ways | None = None, *, seed: int | None = None) -> Iterator[World]:
+    """Yield the world of a scenario file, perhaps with another seed than the file's.
 
-    `cluster` is the name that machines are tagged with, `prefix` that of TensorFusion's annotations.
+    Raises ``BadInputError`` for a file that cannot be read or is wrong.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
-        raise BadInputError(Problem(where="tfscale", field="--local", value=path, want=f"a scenario file ({why})")) from error
-    with open_world(read_scenario(text, name=path), cluster=cluster, prefix=prefix, policy=policy) as world:
+        raise BadInputError(
+            Problem(where="tfscale", field="scenario file", value=path, want=f"a file that can be read ({why})")
+        ) from error
+    scenario = read_scenario(text, name=path)
+    with open_world(scenario if seed is None else replace(scenario, seed=seed), ways) as world:
         yield world
 
 
 @contextmanager
-def open_world(
-    scenario: Scenario,
-    *,
-    cluster: str = "local",
-    prefix: str = TENSOR_FUSION,
-    policy: Policy | None = None,
-    joins: Joins = lambda node: node,
-) -> Iterator[World]:
-    """Yield a world at the start of the scenario; nothing outside this process is touched.
-
-    `joins` may change each node object before it joins (a smaller one, with a taint), or return None: then it never joins.
-    """
+def open_world(scenario: Scenario, ways: Ways | None = None) -> Iterator[World]:
+    """Yield a world at the start of the scenario; nothing outside this process is touched."""
     _check_objects(scenario)
     with _cloud(scenario.cloud, GpuTable(scenario.gpu_models), scenario.seed) as cloud:
         cloud.advance(scenario.start_s)
-        yield World(scenario, cloud, cluster=cluster, prefix=prefix, policy=policy or Policy(), joins=joins)
+        yield World(scenario, cloud, ways or Ways())
 
 
 def _check_objects(scenario: Scenario) -> None:
@@ -186,7 +317,7 @@ def _check_objects(scenario: Scenario) -> None:
     trial = FakeKube(seed=0)
     problems = []
     objects: list[tuple[Kind, Json]] = [*scenario.objects]
-    objects += [(PODS, pod) for load in scenario.workloads for pod in load.pods()]
+    objects += [(PODS, load.pod(name)) for load in scenario.workloads for _, name in load.arriving(scenario.seed)]
     for kind, obj in objects:
         try:
             trial.create(kind, obj)
@@ -195,6 +326,23 @@ def _check_objects(scenario: Scenario) -> None:
             problems.append(Problem(where=where, field="object", value=str(error), want="an object that an API server accepts"))
     if problems:
         raise BadInputError(*problems)
+
+
+def _prices(scenario: Scenario) -> dict[tuple[str, str], int]:
+    """Return the known prices by instance type and capacity type."""
+    types = scenario.cloud.instance_types if scenario.cloud else ()
+    prices = {(kind.name, "on-demand"): kind.price_micro_usd for kind in types}
+    prices |= {(kind.name, "spot"): kind.spot_price_micro_usd for kind in types}
+    return {key: price for key, price in prices.items() if price is not None}
+
+
+def _has_karpenter(scenario: Scenario) -> bool:
+    """Return whether the cluster has objects of Karpenter, which then is there, too."""
+    return any(kind in (NODE_POOLS, NODE_CLAIMS, *NODE_CLASSES) for kind, _ in scenario.objects)
+
+
+def _place(capacity: Capacity) -> tuple[str, str, str]:
+    return (capacity.instance_type, capacity.zone, capacity.capacity_type)
 
 
 def _cloud(cloud: Cloud | None, gpus: GpuTable, seed: int) -> SimulatedCloud:
@@ -216,7 +364,7 @@ def _cloud(cloud: Cloud | None, gpus: GpuTable, seed: int) -> SimulatedCloud:
             )
             for kind in cloud.instance_types
         ],
-        capacity={(entry.instance_type, entry.zone, entry.capacity_type): entry.machines for entry in cloud.capacity},
+        capacity={_place(entry): entry.machines for entry in cloud.capacity},
         boot_delay_s=cloud.boot_delay_s,
         shutdown_delay_s=cloud.shutdown_delay_s,
         launch_template=cloud.launch_template,

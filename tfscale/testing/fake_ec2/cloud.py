@@ -131,6 +131,14 @@ class SimulatedCloud:
         self._check_capacity(capacity)
         self._machines.capacity = dict(capacity)
 
+    def limit(self, place: tuple[str, str, str], machines: int) -> None:
+        """Change one limit: of a type, a zone and a capacity type."""
+        self.set_capacity({**self._machines.capacity, place: machines})
+
+    def take_away(self, machine_ids: Sequence[str]) -> None:
+        """Terminate machines as EC2 does by itself: a spot machine that is reclaimed, a host that fails."""
+        self._machines.take_away(machine_ids)
+
     def answer_replays_with_id_only(self, *, on: bool = True) -> None:
         """From now on a repeated client token is answered with the fleet's id alone, which EC2 may do."""
         self._machines.short_replays = on

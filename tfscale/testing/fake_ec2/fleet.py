@@ -81,6 +81,8 @@ class Machines:
         self._shutdown_delay_s = shutdown_delay_s
         self._tokens: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
         self._fleets: dict[str, dict[str, Any]] = {}
+        self._described: dict[str, Mapping[str, Any]] = {}
+        """Pages of DescribeInstances, until something changes."""
         self.now_s = 0
         self.short_replays = False
         self.all: dict[str, SimulatedMachine] = {}
@@ -94,6 +96,8 @@ class Machines:
             "DescribeInstances": self._describe_instances,
             "DescribeFleets": self._describe_fleets,
             "DescribeFleetInstances": _refuse_fleet_instances,
+            "CreateTags": self._tag,
+            "DeleteTags": self._tag,
         }
 
     def advance(self, now_s: int) -> None:
@@ -269,6 +273,7 @@ class Machines:
         self._set_state(machine.id, "running" if not self._boot_delay_s else "pending")
 
     def _set_state(self, machine_id: str, state: str) -> None:
+        self._described.clear()
         self.all[machine_id] = replace(self.all[machine_id], state=state)
         shown = self._ground.instances.get_instance(machine_id).instance_state
         shown.name, shown.code = state, _CODES[state]
@@ -279,12 +284,7 @@ class Machines:
         if missing:
             raise ApiError("InvalidInstanceID.NotFound", f"The instance IDs '{', '.join(missing)}' do not exist")
         before = {machine_id: self.all[machine_id].state for machine_id in ids}
-        for machine_id in ids:
-            machine = self.all[machine_id]
-            if machine.terminate_asked_s is None:
-                self._set_state(machine_id, "shutting-down")
-                self.all[machine_id] = replace(self.all[machine_id], terminate_asked_s=self.now_s)
-        self.advance(self.now_s)
+        self.take_away(ids)
         changes = [
             {
                 "InstanceId": machine_id,
@@ -295,8 +295,17 @@ class Machines:
         ]
         return {"TerminatingInstances": changes}
 
+    def take_away(self, ids: Sequence[str]) -> None:
+        """Begin to terminate machines that are there."""
+        for machine_id in ids:
+            if self.all[machine_id].terminate_asked_s is None:
+                self._set_state(machine_id, "shutting-down")
+                self.all[machine_id] = replace(self.all[machine_id], terminate_asked_s=self.now_s)
+        self.advance(self.now_s)
+
     def _end(self, machine: SimulatedMachine) -> None:
         if machine.state != "terminated":
+            self._described.clear()
             self._ground.ec2.terminate_instances(InstanceIds=[machine.id])
             self.all[machine.id] = replace(machine, state="terminated")
 
@@ -305,8 +314,16 @@ class Machines:
             return None
         # EC2 may give fewer than MaxResults, so that a careless reader misses the second page.
         page: dict[str, Any] = {**parameters, "MaxResults": min(parameters.get("MaxResults", PAGE), PAGE)}
-        reply = _moto(lambda: self._ground.ec2.describe_instances(**page))
-        return {key: value for key, value in reply.items() if key != "ResponseMetadata"}
+        # moto takes tens of milliseconds for a page; a loop asks again and again while nothing happens.
+        asked = json.dumps(page, sort_keys=True)
+        if asked not in self._described:
+            reply = _moto(lambda: self._ground.ec2.describe_instances(**page))
+            self._described[asked] = {key: value for key, value in reply.items() if key != "ResponseMetadata"}
+        return self._described[asked]
+
+    def _tag(self, _: dict[str, Any]) -> None:
+        """Let moto do it, and forget what was read before."""
+        self._described.clear()
 
     def _describe_fleets(self, parameters: dict[str, Any]) -> Mapping[str, Any]:
         for fleet_id in parameters.get("FleetIds", []):
