@@ -1,4 +1,4 @@
-"""Observe, decide, apply, report: the only loop. Nothing is remembered from one tick to the next but open modes.
+"""Observe, decide, apply, report: the only loop. From one tick to the next only open modes and read objects are kept.
 
 What must outlive a tick is written on an object and observed again, so that a crash anywhere is only a late tick.
 """
@@ -14,7 +14,7 @@ from tfscale.apply import Outcome, apply
 from tfscale.decide import Policy, Supply, decide
 from tfscale.errors import BadInputError, CloudUnreachableError, ClusterError, ModeError, Problem
 from tfscale.gpus import GpuTable
-from tfscale.kube.convert import read_cluster, read_pools
+from tfscale.kube.convert import BoundPods, read_cluster, read_pools
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kube
 from tfscale.model import Cluster, Machine, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
@@ -95,6 +95,11 @@ class Reconciler:
     policy: Policy = field(default_factory=Policy)
     _open: dict[str, _Opened] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
+    _bound: BoundPods = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without memory."""
+        self.forget()
 
     def tick(self, now_s: int, *, dry_run: bool = False) -> Report:
         """Bring the cluster one step nearer to what its pods ask for, or with `dry_run` only say how.
@@ -117,6 +122,7 @@ class Reconciler:
             now_s=now_s,
             gpus=self.gpus,
             prefix=self.prefix,
+            bound=self._bound,
         )
         plan = decide(cluster, supplies, self.policy)
         modes = {name: one.mode for name, one in opened.items() if one.mode}
@@ -141,8 +147,9 @@ class Reconciler:
         )
 
     def forget(self) -> None:
-        """Forget what is kept between ticks: the open modes and what was told. A new process begins like this."""
+        """Forget what is kept between ticks: open modes, what was told, pods as they were read. A new process begins so."""
         self._open, self._told = {}, {}
+        self._bound = BoundPods(self.gpus, self.prefix)
 
     def _tell(self, errors: Mapping[str, ModeError]) -> None:
         """Log each trouble once, not at every tick that it lasts."""

@@ -12,7 +12,7 @@ from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.constraints import node_terms
 from tfscale.kube.fields import named
-from tfscale.kube.pods import allocation, keeps_busy, read_allocation, read_bound, read_demand, waits
+from tfscale.kube.pods import BoundPods, allocation, keeps_busy, read_allocation, read_demand, waits
 from tfscale.model import BoundPod, Demand, GpuSlice, Request
 from tfscale.selectors import Operator, Requirement, Toleration, matches_any
 
@@ -181,7 +181,7 @@ def test_an_affinity_that_kubernetes_would_refuse_gives_one_line(expression: dic
 def bound(obj: dict[str, Any]) -> tuple[BoundPod, str, list[Problem]]:
     """Return what the pod holds, why its node is fenced, and what is wrong."""
     problems: list[Problem] = []
-    held, fence = read_bound(named("pod", obj), gpus=GpuTable(), prefix="tensor-fusion.ai", problems=problems)
+    held, fence = BoundPods(GpuTable(), "tensor-fusion.ai").read(named("pod", obj), problems)
     return held, fence, problems
 
 

@@ -18,6 +18,7 @@ from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import read_node
+from tfscale.kube.pods import BoundPods
 from tfscale.model import Offer, OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
@@ -319,7 +320,14 @@ def label(node: dict[str, Any], key: str) -> str:
 def agree(offer: Offer, node: dict[str, Any]) -> None:
     """Assert that a node, as the loop reads it, is what its offer said."""
     problems: list[Problem] = []
-    read = read_node(named("node", node), [], machine=("all", ""), gpus=GpuTable(), prefix="tensor-fusion.ai", problems=problems)
+    read = read_node(
+        named("node", node),
+        [],
+        machine=("all", ""),
+        gpus=GpuTable(),
+        bound=BoundPods(GpuTable(), "tensor-fusion.ai"),
+        problems=problems,
+    )
     assert read
     assert not problems
     assert not read.fenced

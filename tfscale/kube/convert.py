@@ -17,7 +17,7 @@ from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
 from tfscale.kube.nodes import POOL_LABEL, idle_mark, machine_id, read_node
-from tfscale.kube.pods import allocation, holds, keeps_busy, pool_name, read_demand, waits
+from tfscale.kube.pods import BoundPods, allocation, holds, keeps_busy, pool_name, read_demand, waits
 from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status
 from tfscale.kube.port import Json
 from tfscale.kube.records import (
@@ -35,6 +35,7 @@ from tfscale.spec import suggest
 
 __all__ = [
     "FINALIZER",
+    "BoundPods",
     "allocation",
     "idle_mark",
     "keeps_busy",
@@ -62,11 +63,12 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     now_s: int,
     gpus: GpuTable,
     prefix: str = TENSOR_FUSION,
+    bound: BoundPods | None = None,
 ) -> Cluster:
     """Return everything that was observed, with all that is wrong in ``problems``. Raises nothing for a bad object.
 
-    `machines` are what the modes see, by pool; `prefix` is that of TensorFusion's annotations. The order of the lists
-    changes nothing.
+    `machines` are what the modes see, by pool; `prefix` is that of TensorFusion's annotations. `bound`, kept from call to
+    call, saves reading again what did not change. The order of the lists changes nothing.
     """
     problems: list[Problem] = []
     listed = list(pools)
@@ -83,7 +85,9 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     problems += known.two_defaults()
     problems += _without_pool(read_requests, known.all)
     roots = [named("pod", obj) for obj in pods]
-    read_nodes = _nodes([named("node", obj) for obj in nodes], roots, machines, gpus, prefix, problems)
+    bound = bound or BoundPods(gpus, prefix)
+    read_nodes = _nodes([named("node", obj) for obj in nodes], roots, machines, gpus, bound, problems)
+    bound.forget_others()
     problems += _labelled_in_vain(read_nodes, known.all)
     return Cluster(
         now_s=now_s,
@@ -139,7 +143,7 @@ def _nodes(
     pods: Iterable[Field],
     machines: Mapping[str, Sequence[Machine]],
     gpus: GpuTable,
-    prefix: str,
+    bound: BoundPods,
     problems: list[Problem],
 ) -> tuple[Node, ...]:
     on_node: defaultdict[str, list[Field]] = defaultdict(list)
@@ -154,7 +158,7 @@ def _nodes(
             on_node[node.where.removeprefix("node ")],
             machine=_machine(node, launched),
             gpus=gpus,
-            prefix=prefix,
+            bound=bound,
             problems=problems,
         )
         for node in nodes

@@ -14,7 +14,7 @@ from itertools import chain
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, tried
-from tfscale.kube.pods import read_bound
+from tfscale.kube.pods import BoundPods
 from tfscale.kube.port import NODE_CLAIMS, Json
 from tfscale.kube.requests import GPU_RESOURCE, OWN_PREFIX
 from tfscale.model import CARD_MILLI, BoundPod, Gpu, Node
@@ -59,7 +59,7 @@ def machine_id(node: Field) -> str:
 
 
 def read_node(
-    node: Field, pods: Sequence[Field], *, machine: tuple[str, str], gpus: GpuTable, prefix: str, problems: list[Problem]
+    node: Field, pods: Sequence[Field], *, machine: tuple[str, str], gpus: GpuTable, bound: BoundPods, problems: list[Problem]
 ) -> Node | None:
     """Return the node with the pods that hold its resources, or None for a node that is not managed.
 
@@ -77,7 +77,7 @@ def read_node(
     shape = tried(own, lambda: _shape(node), _UNREADABLE)
     closed = tried(own, lambda: _closed(node), "")
     # A request that was edited on a running pod, or our own mark of idleness, says nothing about what is held here.
-    read = [read_bound(pod, gpus=gpus, prefix=prefix, problems=problems) for pod in pods]
+    read = [bound.read(pod, problems) for pod in pods]
     idle_since_s = tried(problems, lambda: _idle_since_s(node), None)
     held = tuple(pod for pod, _ in read)
     if cards.known:

@@ -20,13 +20,13 @@ from tfscale.model import CARD_MILLI, BoundPod, Demand, GpuSlice, Request
 __all__ = [
     "ALLOCATION",
     "SCHEDULER",
+    "BoundPods",
     "allocation",
     "holds",
     "is_daemon",
     "keeps_busy",
     "pool_name",
     "read_allocation",
-    "read_bound",
     "read_demand",
     "waits",
 ]
@@ -128,7 +128,38 @@ def read_demand(pod: Field, *, pool: str, gpus: GpuTable, prefix: str) -> Demand
     )
 
 
-def read_bound(pod: Field, *, gpus: GpuTable, prefix: str, problems: list[Problem]) -> tuple[BoundPod, str]:
+class BoundPods:
+    """Reads what pods hold of their nodes, and remembers it for as long as they do not change: most pods never do.
+
+    `prefix` is that of TensorFusion's annotations.
+    """
+
+    def __init__(self, gpus: GpuTable, prefix: str) -> None:
+        self._gpus = gpus
+        self._prefix = prefix
+        self._known: dict[tuple[str, str], tuple[BoundPod, str, tuple[Problem, ...]]] = {}
+        self._read: set[tuple[str, str]] = set()
+
+    def read(self, pod: Field, problems: list[Problem]) -> tuple[BoundPod, str]:
+        """Return what the pod holds, and why its node has to be fenced because of it, or nothing. Notes what is wrong."""
+        meta = pod.at("metadata")
+        key = tried([], lambda: (meta.at("uid").text(), meta.at("resourceVersion").text()), ("", ""))
+        found = self._known.get(key) if all(key) else None
+        if found is None:
+            own: list[Problem] = []
+            bound, fence = _read_bound(pod, gpus=self._gpus, prefix=self._prefix, problems=own)
+            found = self._known[key] = (bound, fence, tuple(own))
+        self._read.add(key)
+        problems.extend(found[2])
+        return found[:2]
+
+    def forget_others(self) -> None:
+        """Forget the pods that were not read since the last call."""
+        self._known = {key: self._known[key] for key in self._read}
+        self._read = set()
+
+
+def _read_bound(pod: Field, *, gpus: GpuTable, prefix: str, problems: list[Problem]) -> tuple[BoundPod, str]:
     """Return what the pod holds of its node, and why the node has to be fenced because of it, or nothing.
 
     Whatever cannot be read is noted in `problems`. A pod whose part of a card is not known fences its node; one whose record

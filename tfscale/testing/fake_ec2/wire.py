@@ -136,7 +136,7 @@ class Wire:
             return _error(request, error)
         if reply is None:
             return self._moto(event_name, request) or _error(request, ApiError("InvalidAction", f"{operation} is not simulated"))
-        self._context[_REPLY] = copy.deepcopy(reply)
+        self._context[_REPLY] = _copied(reply)
         return _response(request, 200, "{}" if _speaks_json(request) else "<Reply/>")
 
     @staticmethod
@@ -144,6 +144,13 @@ class Wire:
         # The body was empty: the reply takes its place behind botocore's parser. After a refusal there is none.
         if _REPLY in context and "Error" not in parsed:
             parsed.update(context.pop(_REPLY))
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - any part of a reply
+    """Return a copy of a reply, whose leaves nobody can change; several times faster than ``copy.deepcopy``."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def moto_session(region: str) -> boto3.Session:
