@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfscale.gpus import GpuTable
-from tfscale.kube.convert import allocation, idle_mark, pool_object, read_cluster, write_batch, write_request
+from tfscale.kube.convert import BoundPods, allocation, idle_mark, pool_object, read_cluster, write_batch, write_request
 from tfscale.kube.port import Json
 from tfscale.lifecycle import State
 from tfscale.model import Cluster, GpuSlice, LaunchBatch, Machine, Node, NodeRequest, Pool
@@ -379,3 +379,56 @@ def test_a_request_without_a_machine_is_free_after_its_call_was_settled(state: S
     seen = cluster(requests=[write_request(NodeRequest(name="r", pool="inference", mode="ec2", state=state))], batches=[record])
 
     assert [batch] == [request.batch for request in seen.requests]
+
+
+def changing(names: list[str], edits: list[tuple[str, str]]) -> Iterator[list[Json]]:
+    """Yield the pods after each edit, each change under a new resource version, as an API server gives them."""
+    pods = {name: holding(name, ("0", 1024, 100)) for name in names}
+    for version, (name, edit) in enumerate([("", ""), *edits], start=1):
+        if edit == "gone":
+            pods.pop(name, None)
+        elif name:
+            pods[name] = (
+                holding(name, (edit, 1024, 100)) if edit != "broken" else pod(name, on="n1", notes={"tfscale.io/allocation": "x"})
+            )
+        for one in pods.values():
+            one["metadata"].setdefault("resourceVersion", str(version))
+        yield copy.deepcopy(list(pods.values()))
+
+
+EDITS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["0", "1", "broken", "gone"])), max_size=6)
+
+
+@given(EDITS)
+def test_pods_that_are_remembered_are_read_as_if_they_were_new(edits: list[tuple[str, str]]) -> None:
+    """With memory and without it the cluster is the same, problems included, whatever changes, goes and comes back."""
+    bound = BoundPods(GpuTable(), "tensor-fusion.ai")
+    for pods in changing(["a", "b"], edits):
+        assert cluster(nodes=[node()], pods=pods) == cluster(nodes=[node()], pods=pods, bound=bound)
+
+
+def test_a_node_of_karpenter_is_known_by_its_node_claim() -> None:
+    """Its provider id is the cloud's; what tfscale launched is the claim. Before it is registered, the listing tells."""
+    claim = {"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": "inference-1", "uid": "u"}
+    registered = node(metadata={"ownerReferences": [claim]})
+    machine = Machine(id="inference-1", batch="b", pool="inference", offer="", provider_id="aws:///us-east-1a/i-1")
+
+    assert "inference-1" == the_node(of=registered)[0].machine_id
+    (joining,) = cluster(nodes=[node()], machines={"inference": (machine,)}).nodes
+    assert "inference-1" == joining.machine_id
+
+
+def test_machines_without_a_provider_id_own_no_node() -> None:
+    """A claim that was not launched yet, and a node that its cloud did not name yet, are not the same."""
+    machine = Machine(id="inference-1", batch="b", pool="inference", offer="", provider_id="")
+    (seen,) = cluster(nodes=[node(spec={"providerID": ""})], machines={"inference": (machine,)}).nodes
+
+    assert "" == seen.machine_id
+
+
+def test_the_pools_own_taint_keeps_only_others_away() -> None:
+    """Another pool's taint, or another taint, stays."""
+    taints = [{"key": "tfscale.io/pool", "value": value, "effect": "NoSchedule"} for value in ("inference", "other")]
+    seen, _ = the_node(of=node(spec={"taints": taints}))
+
+    assert (Taint(key="tfscale.io/pool", value="other"),) == seen.taints

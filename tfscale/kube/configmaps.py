@@ -1,0 +1,183 @@
+"""Records in ConfigMaps: for a controller that may not, or would rather not, install tfscale's resource definitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from tfscale.errors import ConflictError, RefusedObjectError
+from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind, Kube, Listing, WatchEvent
+
+__all__ = ["InConfigMaps"]
+
+KIND_LABEL = "tfscale.io/kind"
+_TRIES = 5
+"""How often a change is tried again after somebody else wrote in between."""
+
+
+class InConfigMaps:
+    """A :class:`~tfscale.kube.port.Kube` that keeps some kinds as ConfigMaps of one namespace and passes on all others.
+
+    Spec and status of such an object are JSON texts in ``data``; its labels, annotations and finalizers are the ConfigMap's
+    own. What the API server does for custom resources it does here too: preconditions, finalizers, watches. It counts no
+    generations and checks no schema, and these kinds take no field selectors. ConfigMaps hold at most 1 MiB.
+    """
+
+    def __init__(
+        self, kube: Kube, *, namespace: str, kinds: Collection[Kind] = (GPU_POOLS, NODE_REQUESTS, LAUNCH_BATCHES)
+    ) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._kinds = frozenset(kinds)
+
+    def list(self, kind: Kind, *, namespace: str | None = None, label_selector: str = "", field_selector: str = "") -> Listing:
+        """Return all objects that match."""
+        if kind not in self._kinds:
+            return self._kube.list(kind, namespace=namespace, label_selector=label_selector, field_selector=field_selector)
+        selector = _selector(kind, label_selector, field_selector)
+        found = self._kube.list(CONFIG_MAPS, namespace=self._namespace, label_selector=selector)
+        return Listing(items=[_object(kind, obj) for obj in found.items], resource_version=found.resource_version)
+
+    def watch(
+        self,
+        kind: Kind,
+        *,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_s: int = 300,
+    ) -> Iterator[WatchEvent]:
+        """Yield what changed."""
+        if kind not in self._kinds:
+            yield from self._kube.watch(
+                kind,
+                resource_version=resource_version,
+                namespace=namespace,
+                label_selector=label_selector,
+                field_selector=field_selector,
+                timeout_s=timeout_s,
+            )
+            return
+        events = self._kube.watch(
+            CONFIG_MAPS,
+            resource_version=resource_version,
+            namespace=self._namespace,
+            label_selector=_selector(kind, label_selector, field_selector),
+            timeout_s=timeout_s,
+        )
+        yield from (
+            event if event.type == "BOOKMARK" else WatchEvent(event.type, _object(kind, event.object)) for event in events
+        )
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Json:
+        """Return one object."""
+        if kind not in self._kinds:
+            return self._kube.get(kind, name, namespace=namespace)
+        return _object(kind, self._kube.get(CONFIG_MAPS, _name(kind, name), namespace=self._namespace))
+
+    def create(self, kind: Kind, obj: Json, *, namespace: str | None = None) -> Json:
+        """Create and return the object. As with a resource that has a status subresource, the status is dropped."""
+        if kind not in self._kinds:
+            return self._kube.create(kind, obj, namespace=namespace)
+        meta = obj["metadata"]
+        labels = {**meta.get("labels", {}), KIND_LABEL: kind.plural}
+        stored = {
+            "metadata": {**meta, "name": _name(kind, meta["name"]), "namespace": self._namespace, "labels": labels},
+            "data": {"spec": _text(obj.get("spec", {}))},
+        }
+        return _object(kind, self._kube.create(CONFIG_MAPS, stored, namespace=self._namespace))
+
+    def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
+        """Apply a merge patch to everything but the status."""
+        if kind not in self._kinds:
+            return self._kube.patch(kind, name, patch, namespace=namespace)
+        return self._patched(kind, name, patch, "spec", dict(patch.get("metadata", {})))
+
+    def patch_status(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
+        """Apply a merge patch to the status alone."""
+        if kind not in self._kinds:
+            return self._kube.patch_status(kind, name, patch, namespace=namespace)
+        expected = {key: value for key, value in patch.get("metadata", {}).items() if key in ("resourceVersion", "uid")}
+        return self._patched(kind, name, patch, "status", expected)
+
+    def delete(
+        self,
+        kind: Kind,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str | None = None,
+        resource_version: str | None = None,
+        grace_period_s: int | None = None,
+    ) -> None:
+        """Delete, or mark as deleted where finalizers remain."""
+        where = (CONFIG_MAPS, _name(kind, name)) if kind in self._kinds else (kind, name)
+        home = self._namespace if kind in self._kinds else namespace
+        self._kube.delete(*where, namespace=home, uid=uid, resource_version=resource_version, grace_period_s=grace_period_s)
+
+    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+        """Evict a pod."""
+        self._kube.evict(name, namespace=namespace, grace_period_s=grace_period_s)
+
+    def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:
+        """Bind a pod."""
+        self._kube.bind(name, namespace=namespace, node=node, uid=uid, annotations=annotations)
+
+    def _patched(self, kind: Kind, name: str, patch: Mapping[str, Any], part: str, meta: Json) -> Json:
+        """Merge into one of the texts. Somebody may write between our read and our write: then it is done again."""
+        for left in reversed(range(_TRIES)):
+            current = self._kube.get(CONFIG_MAPS, _name(kind, name), namespace=self._namespace)
+            merged = _merged(json.loads(current["data"].get(part, "{}")), patch.get(part, {}))
+            change = {
+                "metadata": {"resourceVersion": current["metadata"]["resourceVersion"], **meta},
+                "data": {part: _text(merged)},
+            }
+            try:
+                return _object(kind, self._kube.patch(CONFIG_MAPS, _name(kind, name), change, namespace=self._namespace))
+            except ConflictError:
+                # What the caller expected himself does not hold, or it went on for too long.
+                if {"resourceVersion", "uid"} & meta.keys() or not left:
+                    raise
+        raise AssertionError  # pragma: no cover - the last try returns or raises
+
+
+def _name(kind: Kind, name: str) -> str:
+    return f"tfscale.{kind.plural}.{name}"
+
+
+def _selector(kind: Kind, label_selector: str, field_selector: str) -> str:
+    if field_selector:
+        raise RefusedObjectError(f"{kind.plural}: field selector is {field_selector!r}; want none for what is kept in ConfigMaps")
+    return ",".join(filter(None, (f"{KIND_LABEL}={kind.plural}", label_selector)))
+
+
+def _object(kind: Kind, stored: Json) -> Json:
+    meta = {key: value for key, value in stored["metadata"].items() if key != "namespace"}
+    labels = {key: value for key, value in meta.pop("labels", {}).items() if key != KIND_LABEL}
+    meta["name"] = meta["name"].removeprefix(_name(kind, ""))
+    parts = {part: json.loads(text) for part, text in stored.get("data", {}).items()}
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": meta | ({"labels": labels} if labels else {}),
+        **parts,
+    }
+
+
+def _merged(value: Any, patch: Any) -> Any:  # noqa: ANN401 - any JSON
+    """Apply a JSON merge patch (RFC 7386)."""
+    if not isinstance(patch, Mapping):
+        return patch
+    kept = dict(value) if isinstance(value, Mapping) else {}
+    for key, change in patch.items():
+        if change is None:
+            kept.pop(key, None)
+        else:
+            kept[key] = _merged(kept.get(key), change)
+    return kept
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - any JSON
+    return json.dumps(value, sort_keys=True, allow_nan=False)
