@@ -1,0 +1,162 @@
+"""How NodeClaims are made, seen and deleted: those of one mode and one pool, and no others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tfscale.errors import (
+    AlreadyExistsError,
+    BadInputError,
+    CloudUnreachableError,
+    ClusterError,
+    ClusterUnreachableError,
+    ConflictError,
+    ForbiddenError,
+    LaunchRefusedError,
+    ModeError,
+    NotFoundError,
+    Problem,
+    RefusedObjectError,
+)
+from tfscale.kube.fields import named
+from tfscale.kube.nodes import POOL_LABEL
+from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kube
+from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine
+from tfscale.modes.base import LaunchResult
+from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, ZONE
+from tfscale.modes.nodeclaim_options import NodeClassRef
+from tfscale.modes.nodeclaim_order import BATCH, MODE, condition
+
+__all__ = ["Claims", "class_refusal", "missing_kinds", "translated"]
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """The claims that one mode made for one pool."""
+
+    def __init__(self, kube: Kube, *, pool: str, mode: str) -> None:
+        self._kube = kube
+        self._pool = pool
+        self._mode = mode
+
+    def all(self) -> list[Json]:
+        """Return the claims, those on their way out included."""
+        listed = self._kube.list(NODE_CLAIMS, label_selector=f"{POOL_LABEL}={self._pool}").items
+        return [claim for claim in listed if self._is_ours(claim)]
+
+    def launch(self, batch: LaunchBatch) -> tuple[LaunchResult, ...]:
+        """Create the recorded claims; one that exists already, made by this batch, is what was asked for.
+
+        Raises ``LaunchRefusedError`` where the API server refused them all, ``ModeError`` where the outcome is unknown.
+        """
+        refusals: list[str] = []
+        with translated(f"launch {batch.name}"):
+            asked: dict[str, Json] = batch.parameters["claims"]
+            made = {name: self._made(batch.name, asked[name], refusals) for name in sorted(asked)}
+            machines = {name: self.machine(claim) for name, claim in made.items() if claim}
+        reasons = "; ".join(refusals)
+        log.info("launch %s: %d of %d claims; %s", batch.name, len(machines), len(batch.requests), reasons or "none refused")
+        if not machines:
+            raise LaunchRefusedError(f"launch {batch.name}: {reasons}")
+        return tuple(LaunchResult(request=name, machine=machines.get(name)) for name in batch.requests)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete those of the claims that are ours. Karpenter drains the node and ends the machine before they are gone."""
+        with translated("terminate"):
+            ours = {claim["metadata"]["name"]: claim["metadata"] for claim in self.all()}
+            for name in sorted(set(names)):
+                if name not in ours:
+                    log.info("nodeclaim %s is gone or not of pool %s: left alone", name, self._pool)
+                elif "deletionTimestamp" not in ours[name]:
+                    self._delete(name, ours[name]["uid"])
+
+    def machine(self, claim: Json) -> Machine:
+        """Return the claim as a machine. Raises ``BadInputError``."""
+        root = named("nodeclaim", claim)
+        meta, labels = root.at("metadata"), root.at("metadata", "labels")
+        # No claim is made with these labels, so they are what Karpenter says it launched.
+        facts = [labels.at(key).text() for key in (INSTANCE_TYPE, ZONE, CAPACITY_TYPE)]
+        return Machine(
+            id=meta.at("name").needed(),
+            batch=meta.at("annotations", BATCH).text(),
+            pool=self._pool,
+            offer="/".join(facts) if all(facts) else "",
+            provider_id=root.at("status", "providerID").text(),
+            stopping=meta.at("deletionTimestamp").given,
+            launched_s=meta.at("creationTimestamp").seconds(),
+        )
+
+    def _is_ours(self, claim: Json) -> bool:
+        meta = claim["metadata"]
+        of_pool = (meta.get("labels") or {}).get(POOL_LABEL) == self._pool
+        return of_pool and (meta.get("annotations") or {}).get(MODE) == self._mode
+
+    def _made(self, batch: str, claim: Json, refusals: list[str]) -> Json | None:
+        try:
+            return self._kube.create(NODE_CLAIMS, claim)
+        except (AlreadyExistsError, RefusedObjectError, ForbiddenError) as error:
+            # A replay may be refused although the first call, whose reply was lost, was not.
+            existing = self._existing(claim["metadata"]["name"])
+            if existing and self._is_ours(existing) and existing["metadata"]["annotations"].get(BATCH) == batch:
+                return existing
+            refusals.append(str(error))
+            return None
+
+    def _existing(self, name: str) -> Json | None:
+        try:
+            return self._kube.get(NODE_CLAIMS, name)
+        except NotFoundError:
+            return None
+
+    def _delete(self, name: str, uid: str) -> None:
+        try:
+            self._kube.delete(NODE_CLAIMS, name, uid=uid)
+        except NotFoundError:
+            log.debug("nodeclaim %s is gone already", name)
+        except ConflictError:
+            log.info("nodeclaim %s is another one now: left alone", name)
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turn what Kubernetes says into a mode's errors: whatever it is, the outcome is not known."""
+    try:
+        yield
+    except ClusterUnreachableError as error:
+        raise CloudUnreachableError(f"{action}: {error}") from error
+    except (ClusterError, BadInputError) as error:
+        raise ModeError(f"{action}: {error}") from error
+
+
+def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
+    """Return why Karpenter would launch nothing with this node class, in words, or nothing; of an unknown kind nothing is said.
+
+    It deletes claims whose class is missing or not Ready at once, and waits for them until then.
+    """
+    kind = next((kind for kind in NODE_CLASSES if (kind.group, kind.kind) == (ref.group, ref.kind)), None)
+    if kind is None:
+        return ""
+    try:
+        found = named(kind.kind.lower(), kube.get(kind, ref.name))
+    except NotFoundError:
+        return f"there is no {ref.kind} {ref.name}"
+    ready = condition(found, "Ready")
+    if ready.at("status").text() != "False":
+        return ""
+    return (
+        f"{ref.kind} {ref.name} is not Ready: {ready.at('message').text() or ready.at('reason').text() or 'it does not say why'}"
+    )
+
+
+def missing_kinds(kube: Kube, pool: str, mode: str) -> list[Problem]:
+    """Return a problem where the API server does not serve Karpenter's objects."""
+    for kind in (NODE_CLAIMS, NODE_POOLS):
+        try:
+            kube.list(kind)
+        except NotFoundError:
+            want = f"a mode that needs no Karpenter, or a cluster with Karpenter: this one serves no {kind.plural}.{kind.group}"
+            return [Problem(where=f"gpupool {pool}", field="spec.mode", value=mode, want=want)]
+    return []

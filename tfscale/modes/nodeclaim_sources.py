@@ -1,0 +1,102 @@
+"""Which NodePool an offer stands for: what each of them allows and has room for, and which comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tfscale.kube.fields import named
+from tfscale.kube.port import Json
+from tfscale.model import INSTANCE_TYPE, Offer, OfferFilter
+from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, NODE_POOL
+from tfscale.modes.nodeclaim_limits import Limits, read_limits
+from tfscale.modes.nodeclaim_order import condition, foreign_taints
+from tfscale.modes.nodeclaim_pools import NodePool
+from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of
+
+__all__ = ["Candidate", "Source", "candidate", "sources_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A NodePool that replicas can be made of."""
+
+    pool: NodePool
+    limits: Limits
+    proven_s: Mapping[str, int]
+    """When the youngest healthy claim was made, by instance type: what works there demonstrably."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What an offer stands for."""
+
+    candidate: Candidate
+    offer: Offer
+
+    @property
+    def pool(self) -> NodePool:
+        """The NodePool that a machine of this offer is a replica of."""
+        return self.candidate.pool
+
+    @property
+    def room(self) -> int | None:
+        """How many of such nodes its limits leave room for; None is no limit."""
+        return self.candidate.limits.room(self.offer)
+
+    def holds(self, count: int) -> bool:
+        """Return whether there is room for so many nodes."""
+        return self.room is None or self.room >= count
+
+    def rank(self) -> tuple[bool, int, int, str]:
+        """Return the sort key: with room before without, then the largest weight, the latest success, and the name."""
+        proven_s = self.candidate.proven_s.get(self.offer.instance_type, 0)
+        return (not self.holds(1), -self.pool.weight, -proven_s, self.pool.name)
+
+
+def candidate(pool: NodePool, obj: Json, claims: Iterable[Json], types: Mapping[str, NodeType]) -> Candidate:
+    """Return the NodePool `obj` with what its own of the `claims` say. Raises ``BadInputError``."""
+    own = [claim for claim in claims if (claim["metadata"].get("labels") or {}).get(NODE_POOL) == pool.name]
+    return Candidate(pool=pool, limits=read_limits(obj, own, types), proven_s=_proven_s(own))
+
+
+def sources_of(
+    candidates: Iterable[Candidate], kinds: Sequence[NodeType], seen: Living, wanted: OfferFilter, *, gpu_pool: str
+) -> dict[str, Source]:
+    """Return by offer id what each offer stands for. `gpu_pool` is the GPUPool whose own taint its pods need not tolerate."""
+    found: dict[str, Source] = {}
+    for one in candidates:
+        for offer in _offers(one.pool, kinds, seen, wanted, gpu_pool):
+            source = Source(candidate=one, offer=offer)
+            if offer.id not in found or source.rank() < found[offer.id].rank():
+                found[offer.id] = source
+    return found
+
+
+def _offers(pool: NodePool, kinds: Sequence[NodeType], seen: Living, wanted: OfferFilter, gpu_pool: str) -> Iterator[Offer]:
+    provider = pool.class_ref.group
+    taints = foreign_taints(pool.taints, gpu_pool)
+    zones = wanted.zones or pool.zones() or sorted(seen.zones)
+    places = [(zone, one, seen.place(zone, provider)) for zone in zones for one in wanted.capacity_types]
+    allowed = [(zone, one, place) for zone, one, place in places if pool.permits({**place, CAPACITY_TYPE: one})]
+    for kind in kinds:
+        if pool.obstacle(kind) is None:
+            labels = {**pool.labels, **kind.labels(provider)}
+            for zone, capacity_type, place in allowed:
+                yield offer_of(kind, zone, capacity_type, labels={**labels, **place}, taints=taints)
+
+
+def _proven_s(claims: Sequence[Json]) -> dict[str, int]:
+    proven: dict[str, int] = {}
+    for claim in filter(_is_healthy, claims):
+        root = named("nodeclaim", claim)
+        kind = root.at("metadata", "labels", INSTANCE_TYPE).text()
+        proven[kind] = max(proven.get(kind, 0), root.at("metadata", "creationTimestamp").seconds())
+    return proven
+
+
+def _is_healthy(claim: Json) -> bool:
+    root = named("nodeclaim", claim)
+    if root.at("metadata", "deletionTimestamp").given:
+        return False
+    return condition(root, "Ready").at("status").text() == "True" and condition(root, "Drifted").at("status").text() != "True"

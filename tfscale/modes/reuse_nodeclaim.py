@@ -1,0 +1,227 @@
+"""Nodes as replicas of what Karpenter already runs: NodeClaims of a NodePool that fits, which Karpenter reclaims when empty."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from tfscale.errors import BadInputError, LaunchRefusedError, NotFoundError, Problem
+from tfscale.kube.fields import named
+from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
+from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
+from tfscale.modes.nodeclaim_labels import DO_NOT_DISRUPT, NODE_POOL
+from tfscale.modes.nodeclaim_options import ReuseOptions, canonical, catalogue_of, options_of
+from tfscale.modes.nodeclaim_order import PROTECTED, condition, covered, sorted_names
+from tfscale.modes.nodeclaim_pools import NodePool, read_node_pool
+from tfscale.modes.nodeclaim_sources import Source, candidate, sources_of
+from tfscale.modes.nodeclaim_types import NodeType, known_types, living, type_problems, wanted_types
+from tfscale.spec import suggest
+
+__all__ = ["ReuseNodeClaimMode"]
+
+log = logging.getLogger(__name__)
+
+
+class ReuseNodeClaimMode:
+    """Replicas of the nodes of one or several NodePools.
+
+    A replica is Karpenter's like any other node of its NodePool: it counts against the NodePool's limits, which are kept
+    here, it drifts, expires and is consolidated. Only while it is new it is kept from disruption, until its first pod is
+    there or ``protectFor`` is over: an empty node would be gone before the pod that it was bought for is bound.
+    """
+
+    name: ClassVar[str] = "reuse-nodeclaim"
+    reclaims_idle: ClassVar[bool] = True
+    in_cluster: ClassVar[bool] = True
+
+    def __init__(self, context: ModeContext, options: ReuseOptions) -> None:
+        self._kube = context.kube
+        self._gpus = context.gpus
+        self._pool = context.pool
+        self._options = options
+        self._wanted = canonical(context.pool, context.gpus)
+        self._known = known_types(catalogue_of(context, options), context.gpus)
+        self._claims = Claims(context.kube, pool=context.pool.name, mode=self.name)
+
+    @classmethod
+    def open(cls, context: ModeContext) -> Self:
+        """Return the mode for one pool. Raises ``BadInputError`` for options that are wrong. Calls nobody."""
+        return cls(context, options_of(ReuseOptions, context.pool))
+
+    def check(self) -> Sequence[Problem]:
+        """Return what is missing in the cluster, why no NodePool can be used, and what leaves nothing to launch."""
+        with translated("check"):
+            if problems := missing_kinds(self._kube, self._pool.name, self.name):
+                return problems
+            view = self._view()
+        problems = [*self._unknown_names(view), *type_problems(view.types, self._wanted, self._where)]
+        if not any(not refusal for refusal in view.refusals.values()):
+            problems += self._unusable(view)
+        return problems or ([] if view.sources else [self._nothing_left(view)])
+
+    def offers(self) -> Sequence[Offer]:
+        """Return what the NodePools allow and have room for. Each offer stands for one of them, and has its labels and taints."""
+        with translated("offers"):
+            sources = self._view().sources
+        return [source.offer for source in sources.values() if source.holds(1)]
+
+    def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:  # noqa: ARG002 - a claim's name is its token
+        """Return the claims to create, by request: replicas of the NodePool of the best offer that has room.
+
+        Its limits may leave room for fewer machines than requests. Offers of other NodePools are left out, and those that
+        one claim cannot ask for together with the best.
+        """
+        names = sorted_names(name, requests, offers)
+        with translated(f"prepare {name}"):
+            sources = self._view().sources
+        # An offer may stand for another NodePool by now, with taints that the pods do not tolerate.
+        asked = [(sources.get(offer.id), offer.labels.get(NODE_POOL)) for offer in offers]
+        here = [source for source, node_pool in asked if source and source.pool.name == node_pool]
+        if not here:
+            raise LaunchRefusedError(f"batch {name}: no NodePool allows {offers[0].id} any more")
+        best = next((source for source in here if source.holds(1)), None)
+        if best is None:
+            refusal = here[0].candidate.limits.refusal(here[0].offer)
+            raise LaunchRefusedError(f"batch {name}: nodepool {here[0].pool.name}: {refusal}")
+        count = len(names) if best.room is None else min(len(names), best.room)
+        chosen = covered([source.offer for source in here if source.pool.name == best.pool.name and source.holds(count)])
+        claims = {
+            request: best.pool.replica(request, pool=self._pool.name, mode=self.name, batch=name, offers=chosen)
+            for request in names[:count]
+        }
+        return Order(parameters={"claims": claims}, offers=tuple(offer.id for offer in chosen))
+
+    def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        """Create the recorded claims. Their names make a replay harmless."""
+        return self._claims.launch(batch)
+
+    def observe(self) -> Sequence[Machine]:
+        """Return this pool's claims, each with the time until which it is kept from disruption."""
+        with translated("observe"):
+            return [
+                replace(self._claims.machine(claim), protected_until_s=self._protected_until_s(claim))
+                for claim in self._claims.all()
+            ]
+
+    def terminate(self, machine_ids: Sequence[str]) -> None:
+        """Delete those of the claims that are this pool's."""
+        self._claims.delete(machine_ids)
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """Take the protection off nodes and claims, where it is ours. Karpenter looks at the node alone.
+
+        The claim comes last: as long as it is marked, all of this is done again.
+        """
+        with translated("release"):
+            for claim in self._claims.all():
+                if claim["metadata"]["name"] in machine_ids and _is_marked(claim):
+                    self._unmark(NODES, self._node_of(claim))
+                    self._unmark(NODE_CLAIMS, claim)
+
+    def _unmark(self, kind: Kind, obj: Json | None) -> None:
+        """Take our protection off an object, unless somebody changed it since it was read: then it is looked at again."""
+        if obj is None or not _is_marked(obj):
+            return
+        meta = obj["metadata"]
+        expected = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        annotations = {DO_NOT_DISRUPT: None, PROTECTED: None}
+        try:
+            self._kube.patch(kind, meta["name"], {"metadata": {**expected, "annotations": annotations}})
+        except NotFoundError:
+            log.debug("%s %s is gone already", kind.kind, meta["name"])
+
+    def _node_of(self, claim: Json) -> Json | None:
+        status = named("nodeclaim", claim).at("status")
+        if not status.at("nodeName").given:
+            return None
+        try:
+            node = self._kube.get(NODES, status.at("nodeName").needed())
+        except NotFoundError:
+            return None
+        # A name may have gone to another machine.
+        return node if node["spec"].get("providerID") == status.at("providerID").value else None
+
+    def _protected_until_s(self, claim: Json) -> int | None:
+        if not _is_marked(claim):
+            return None
+        root = named("nodeclaim", claim)
+        initialized = condition(root, "Initialized")
+        if initialized.at("status").text() == "True":
+            return initialized.at("lastTransitionTime").seconds() + self._options.protect_for
+        latest_s = root.at("metadata", "creationTimestamp").seconds() + self._pool.register_within_s
+        return latest_s + self._options.protect_for
+
+    # --- which NodePool gives what ---
+
+    def _view(self) -> _View:
+        claims, nodes = self._kube.list(NODE_CLAIMS).items, self._kube.list(NODES).items
+        seen = living([*claims, *nodes], self._gpus, self._known)
+        types = seen.beside(self._known)
+        kinds = tuple(wanted_types(types.values(), self._wanted))
+        listed = {obj["metadata"]["name"]: obj for obj in self._kube.list(NODE_POOLS).items}
+        wanted = listed.keys() if self._options.node_pools is None else self._options.node_pools
+        read = {name: self._read(listed[name]) for name in wanted if name in listed}
+        usable = [candidate(pool, listed[pool.name], claims, types) for pool, refusal in read.values() if pool and not refusal]
+        return _View(
+            types=types,
+            kinds=kinds,
+            node_pools=tuple(listed),
+            refusals={name: refusal for name, (_, refusal) in read.items()},
+            sources=sources_of(usable, kinds, seen, self._wanted, gpu_pool=self._pool.name),
+        )
+
+    def _read(self, obj: Json) -> tuple[NodePool | None, str]:
+        """Return the NodePool, and why no replica may be made of it, or nothing."""
+        try:
+            pool = read_node_pool(obj, self._pool.name)
+        except BadInputError as error:
+            return None, str(error)
+        return pool, pool.refusal or class_refusal(self._kube, pool.class_ref)
+
+    # --- problems ---
+
+    @property
+    def _where(self) -> str:
+        return f"gpupool {self._pool.name}"
+
+    def _unknown_names(self, view: _View) -> list[Problem]:
+        return [
+            Problem(where=self._where, field=f"spec.options.nodePools[{number}]", value=name, want=suggest(name, view.node_pools))
+            for number, name in enumerate(self._options.node_pools or ())
+            if name not in view.node_pools
+        ]
+
+    def _unusable(self, view: _View) -> list[Problem]:
+        refused = [f"{name}: {refusal}" for name, refusal in sorted(view.refusals.items())]
+        want = f"a NodePool that nodes can be taken from ({'; '.join(refused) or 'there is none'})"
+        return [Problem(where=self._where, field="spec.options.nodePools", value=", ".join(sorted(view.refusals)), want=want)]
+
+    def _nothing_left(self, view: _View) -> Problem:
+        value = ", ".join((*(kind.name for kind in view.kinds[:3]), *self._wanted.zones, *self._wanted.capacity_types))
+        return Problem(where=self._where, field="spec.offers", value=value, want="what one of its NodePools allows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """What the cluster offers at one moment."""
+
+    types: Mapping[str, NodeType]
+    kinds: Sequence[NodeType]
+    """Those of the types that the pool wants."""
+    node_pools: Sequence[str]
+    """The names of all."""
+    refusals: Mapping[str, str]
+    """Why no replica may be made of a NodePool of the options, or nothing, by name."""
+    sources: Mapping[str, Source]
+    """By offer id."""
+
+
+def _is_marked(obj: Json) -> bool:
+    return PROTECTED in (obj["metadata"].get("annotations") or {})
+
+
+_: type[ScalingMode] = ReuseNodeClaimMode
