@@ -10,8 +10,8 @@ INSTALLED := $(VENV)/.installed
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(INSTALLED) ## Run the main job on a simulated cloud and cluster.
-	$(BIN)/python -m tfscale reconcile --local examples/first.yaml --until-idle
+demo: $(INSTALLED) ## Give the same pods to three modes on a simulated cloud and cluster, side by side.
+	$(BIN)/python -m tfscale simulate examples/three-modes.yaml
 
 test: $(INSTALLED) ## Run the whole default test suite.
 	$(BIN)/python -m pytest -n 2

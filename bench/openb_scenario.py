@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{missing[0]} is not there; want the openb trace, name its folder with --data")
     try:
         pods, nodes = _rows(options.data / PODS, POD_COLUMNS), _rows(options.data / NODES, NODE_COLUMNS)
-        documents = list(scenario(pods[: options.pods], nodes))
+        documents = list(scenario(pods[: options.pods], nodes, mode=options.mode))
         if options.output is None:
             _write(documents, sys.stdout)
             sys.stdout.flush()
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def scenario(pods: Iterable[Row], nodes: Iterable[Row]) -> Iterator[Json]:
-    """Yield the documents: the cloud with the trace's node shapes, one pool, and the pods."""
+def scenario(pods: Iterable[Row], nodes: Iterable[Row], *, mode: str = "ec2") -> Iterator[Json]:
+    """Yield the documents: the cloud with the trace's node shapes, one pool of a mode, what the mode needs, and the pods."""
     shapes = Counter((row["model"], int(row["gpu"]), int(row["cpu_milli"]), int(row["memory_mib"])) for row in nodes)
     yield {
         "apiVersion": "sim.tfscale.io/v1alpha1",
@@ -94,13 +94,45 @@ def scenario(pods: Iterable[Row], nodes: Iterable[Row]) -> Iterator[Json]:
             },
         },
     }
+    yield from _KARPENTER if mode != "ec2" else ()
     yield {
         "apiVersion": "tfscale.io/v1alpha1",
         "kind": "GPUPool",
         "metadata": {"name": POOL},
-        "spec": {"mode": "ec2", "options": {"region": REGION, "launchTemplate": {"name": TEMPLATE}}, "default": True},
+        "spec": {
+            "mode": mode,
+            "options": _OPTIONS[mode],
+            # Modes on NodeClaims take types without GPU only where they are named.
+            "offers": {"instanceTypes": [_type_name(*shape) for shape in sorted(shapes)], "zones": [ZONE]},
+            "default": True,
+        },
     }
     yield from map(_pod, pods)
+
+
+_CLASS = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "openb"}
+_OPTIONS: dict[str, Json] = {
+    "ec2": {"region": REGION, "launchTemplate": {"name": TEMPLATE}},
+    "managed-nodeclaim": {"nodeClassRef": _CLASS},
+    "reuse-nodeclaim": {"nodePools": ["openb"]},
+}
+_KARPENTER: tuple[Json, ...] = (
+    {"apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass", "metadata": {"name": "openb"}, "spec": {}},
+    {
+        "apiVersion": "karpenter.sh/v1",
+        "kind": "NodePool",
+        "metadata": {"name": "openb"},
+        "spec": {
+            "template": {
+                "spec": {
+                    "nodeClassRef": _CLASS,
+                    "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}],
+                }
+            },
+            "disruption": {"consolidationPolicy": "WhenEmptyOrUnderutilized", "consolidateAfter": "1m"},
+        },
+    },
+)
 
 
 def _instance_type(model: str, gpus: int, cpu_milli: int, memory_mib: int) -> Json:
@@ -158,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Turn the first pods of the openb trace into a scenario file.")
     parser.add_argument("-n", "--pods", type=int, default=500, help="how many pods, from the first (default: 500)")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the trace's CSV files (default: %(default)s)")
+    parser.add_argument("--mode", choices=list(_OPTIONS), default="ec2", help="mode of the pool (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="file to write (default: standard output)")
     return parser
 

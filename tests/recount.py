@@ -16,18 +16,22 @@ ENDED = {"Succeeded", "Failed"}
 
 
 def instances(region: str = "us-east-1") -> list[tuple[str, str, str]]:
-    """Return id, pool and state of every instance that moto ever started."""
+    """Return id, owner and state of every instance that moto ever started: the tag of its pool, or of its NodeClaim."""
     backend = ec2_backends[DEFAULT_ACCOUNT_ID][region]
     found = [one for reservation in backend.reservations.values() for one in reservation.instances]
-    return [(one.id, {tag["key"]: tag["value"] for tag in one.get_tags()}.get("tfscale.io/pool", ""), one.state) for one in found]
+    tags = [{tag["key"]: tag["value"] for tag in one.get_tags()} for one in found]
+    owners = [of.get("tfscale.io/pool") or of.get("karpenter.sh/nodeclaim", "") for of in tags]
+    return [(one.id, owner, one.state) for one, owner in zip(found, owners, strict=True)]
 
 
 def pools(kube: Kube) -> dict[str, Json]:
     """Return, by pool, what ``reconcile -o json`` is to say of a run that started with an empty cluster."""
     states: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for _, pool, state in instances():
-        states[pool][state] += 1
     names = [pool["metadata"]["name"] for pool in kube.list(GPU_POOLS).items]
+    for _, owner, state in instances():
+        # A NodeClaim is named after its pool.
+        (pool,) = (name for name in names if owner == name or owner.startswith(f"{name}-"))
+        states[pool][state] += 1
     bound = Counter(_pool_of(pod, names) for pod in kube.list(PODS).items if pod["spec"].get("nodeName"))
     unmet: defaultdict[str, list[str]] = defaultdict(list)
     for pod in kube.list(PODS).items:

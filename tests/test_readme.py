@@ -15,7 +15,9 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.removeprefix("$ ") for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
 ]
-DEMO = "python -m tfscale reconcile --local examples/first.yaml --until-idle"
+DEMO = "python -m tfscale simulate examples/three-modes.yaml"
+FIRST = "python -m tfscale reconcile --local examples/first.yaml --until-idle"
+PLAN = "python -m tfscale plan -f examples/dump.json --pool examples/pools.yaml"
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -25,10 +27,10 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m tfscale ")])
 def test_every_tfscale_command_works(command: str) -> None:
-    """Each ends with exit code 0."""
+    """Each ends with exit code 0, a plan that has actions with 10."""
     done = run(sys.executable, *command.split()[1:])
 
-    assert 0 == done.returncode, done.stderr
+    assert (10 if command == PLAN else 0) == done.returncode, done.stderr
 
 
 def test_every_other_command_is_a_promise_of_the_makefile() -> None:
@@ -52,7 +54,23 @@ def test_the_demo_runs_from_the_makefile() -> None:
 def test_the_excerpt_is_what_the_demo_prints() -> None:
     """Each line of the README's excerpt is a line of the demo."""
     printed = run(sys.executable, *DEMO.split()[1:]).stdout.splitlines()
+    block = next(block for block in re.findall(r"```text\n(.*?)```", README, re.DOTALL) if "nodes bought" in block)
+
+    assert [] == [line for line in block.splitlines() if line not in printed]
+
+
+def test_the_excerpt_is_what_the_first_example_prints() -> None:
+    """Each line of it is a line of the story of one pool."""
+    printed = run(sys.executable, *FIRST.split()[1:]).stdout.splitlines()
     block = next(block for block in re.findall(r"```text\n(.*?)```", README, re.DOTALL) if "refused" in block)
+
+    assert [] == [line for line in block.splitlines() if line not in printed]
+
+
+def test_the_excerpt_is_what_the_plan_prints() -> None:
+    """Each line of it is a line of the plan of the example."""
+    printed = run(sys.executable, *PLAN.split()[1:]).stdout.splitlines()
+    block = next(block for block in re.findall(r"```text\n(.*?)```", README, re.DOTALL) if "vision/segment" in block)
 
     assert [] == [line for line in block.splitlines() if line not in printed]
 

@@ -240,7 +240,6 @@ def test_a_bad_scenario_gives_one_line(spec: dict[str, Any], line: str) -> None:
         ({"usdPerHour": 0}, "usdPerHour is '0'; want greater than 0"),
         ({"spotUsdPerHour": "NaN"}, "spotUsdPerHour is 'NaN'; want an amount of USD of 0 or more, such as 0.526"),
         ({"gpuModel": "A10X"}, "gpuModel is 'A10X'; want A10?"),
-        ({"gpuModel": None, "gpus": 2}, "gpuModel is ''; want the model of its 2 GPUs"),
         ({"memory": "16Gb"}, "memory is '16Gb'; want a quantity such as 500m, 2 or 4Gi"),
     ],
 )
@@ -309,3 +308,11 @@ def test_what_no_api_server_or_clock_would_take_is_one_line(text: str, line: str
     (found,) = lines(text)
 
     assert line in found
+
+
+def test_an_instance_type_with_gpus_of_no_model_is_refused() -> None:
+    """Nobody could tell what they are."""
+    (line,) = lines(document(cloud=CLOUD | {"instanceTypes": [T4_TYPE | {"gpuModel": None, "gpus": 2}]}))
+
+    assert line.startswith("s.yaml document 1 (line 1): spec.cloud.instanceTypes[0] is ")
+    assert line.endswith("want a type with the gpuModel of its 2 GPUs")

@@ -22,7 +22,7 @@ from tfscale.quantity import micro_usd
 from tfscale.scenario import Arrivals, Fault, MachinesStop, Restart, Scenario, read_scenario
 from tfscale.simulate import FAULTS, Ways, World, open_world
 from tfscale.simulated import Simulated, simulated
-from tfscale.timeline import MOST_SAMPLES, PoolState
+from tfscale.timeline import PoolState
 
 POD = {
     "metadata": {"annotations": {"tfscale.io/vram-request": "6Gi", "tfscale.io/compute-percent-request": "40"}},
@@ -148,7 +148,7 @@ def test_the_timeline_shows_every_moment_as_it_was() -> None:
     assert {"nodes": 1, "pods": 2, "compute_pct": 80.0, "usd_per_hour": "0.526", "headroom_pct": 20.0}.items() <= moments[
         600
     ].items()
-    assert len(moments) <= MOST_SAMPLES
+    assert len(moments) <= 300
 
 
 def test_headroom_is_what_is_free_of_the_scarcer_of_compute_and_memory() -> None:

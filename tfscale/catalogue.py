@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Annotated, Literal
 
-from tfscale.quantity import micro_usd
+from pydantic import BeforeValidator, Field, model_validator
 
-__all__ = ["InstanceType", "snapshot"]
+from tfscale.quantity import mib_up, micro_usd, quantity
+from tfscale.spec import Spec, Usd
+
+__all__ = ["InstanceType", "InstanceTypeSpec", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,55 @@ class InstanceType:
     memory_mib: int
     price_micro_usd: int | None = None
     spot_price_micro_usd: int | None = None
+
+
+def _mib(value: object) -> int:
+    return mib_up(quantity(value))
+
+
+def _vcpus_milli(value: object) -> int:
+    vcpus = quantity(value)
+    if vcpus < 1 or vcpus.denominator != 1:
+        raise ValueError("a whole number of vCPUs, such as 4")
+    return int(vcpus) * 1_000
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+# Zero is what a price list says where it does not know; TensorFusion bought such types first.
+_Price = Annotated[Usd, Field(gt=0)]
+
+
+class InstanceTypeSpec(Spec):
+    """An instance type as people write it down: in a scenario's cloud, in the options of a pool."""
+
+    name: _Name
+    arch: Literal["amd64", "arm64"] = "amd64"
+    gpu_model: str | None = None
+    gpus: Annotated[int, Field(ge=1, le=128)] | None = None
+    """Of the model; 1 if absent."""
+    cpu: Annotated[int, BeforeValidator(_vcpus_milli)]
+    memory: Annotated[int, BeforeValidator(_mib), Field(ge=1)]
+    usd_per_hour: _Price | None = None
+    spot_usd_per_hour: _Price | None = None
+
+    @model_validator(mode="after")
+    def _has_model(self) -> InstanceTypeSpec:
+        if self.gpus is not None and self.gpu_model is None:
+            raise ValueError(f"a type with the gpuModel of its {self.gpus} GPUs")
+        return self
+
+    def facts(self) -> InstanceType:
+        """Return the type."""
+        return InstanceType(
+            name=self.name,
+            arch=self.arch,
+            gpu_model=self.gpu_model or "",
+            gpu_count=self.gpus or int(self.gpu_model is not None),
+            cpu_milli=self.cpu,
+            memory_mib=self.memory,
+            price_micro_usd=self.usd_per_hour,
+            spot_price_micro_usd=self.spot_usd_per_hour,
+        )
 
 
 @cache

@@ -18,7 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, get_subcommand
+from pydantic_settings import CliApp, SettingsError, get_subcommand
 
 from tfscale import __version__
 from tfscale.errors import (
@@ -27,7 +27,7 @@ from tfscale.errors import (
     ClusterUnreachableError,
     TfscaleError,
 )
-from tfscale.settings import Reconcile, Settings, Simulate
+from tfscale.settings import Plan, Reconcile, Settings, Simulate
 
 if TYPE_CHECKING:
     from tfscale.account import Account
@@ -46,6 +46,8 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 4
     PARTIAL = 5
+    CHANGES = 10
+    """A plan has actions, whatever else there is."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C or SIGTERM before the end that was asked for; a loop without an end stops with DONE."""
 
@@ -56,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(CliApp.run(Settings, cli_args=list(sys.argv[1:] if args is None else args)))
     except SystemExit as ended:
         return int(ended.code or 0)
-    except ValidationError as error:
+    except (ValidationError, SettingsError) as error:
         return _say(_flag_problems(error), Exit.USAGE)
     except TfscaleError as error:
         return _say(str(error).splitlines(), _code(error))
@@ -86,6 +88,8 @@ def _run(settings: Settings) -> int:
             return _reconcile(settings, command)
         case Simulate() as command:
             return _simulate(settings, command)
+        case Plan() as command:
+            return _plan(settings, command)
         case _:
             return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
 
@@ -164,6 +168,29 @@ def _simulate(settings: Settings, command: Simulate) -> int:
     return Exit.DONE if result.account.complete else Exit.PARTIAL
 
 
+def _plan(settings: Settings, command: Plan) -> int:
+    from tfscale.dump import read_dump  # noqa: PLC0415 - `--help` must not pay for the machinery
+    from tfscale.preview import preview  # noqa: PLC0415 - the same
+
+    dump = read_dump(command.file).changed_by(read_dump(command.pool))
+    latest_s = dump.latest_s() if command.now is None else command.now
+    result = preview(
+        dump,
+        now_s=int(time.time()) if latest_s is None else latest_s,
+        cluster=settings.cluster_name,
+        prefix=settings.annotation_prefix,
+    )
+    notes = (*(f"note {note}" for note in result.notes), *(f"problem {problem}" for problem in result.problems))
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr, flush=True)
+    if command.output == "json":
+        print(json.dumps(result.as_json(), indent=2))
+    else:
+        print(*result.lines(), sep="\n", flush=True)
+    if result.plan.actions:
+        return Exit.CHANGES
+    return Exit.DONE if result.complete else Exit.PARTIAL
+
+
 def _drive(command: Reconcile, reconciler: Reconciler, clock: Clock, stop: Event, tell: Callable[[Report], None]) -> None:
     from tfscale.reconcile import run  # noqa: PLC0415 - see above
 
@@ -235,10 +262,14 @@ def _stop_requested() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
-_COMMANDS = ("reconcile", "simulate")
+_SHORT = {"f": "file", "o": "output"}
+_COMMANDS = ("reconcile", "simulate", "plan")
 
 
-def _flag_problems(error: ValidationError) -> list[str]:
+def _flag_problems(error: ValidationError | SettingsError) -> list[str]:
+    if isinstance(error, SettingsError):
+        # The value of a list looks like JSON and is none.
+        return [str(error)]
     lines = []
     for item in error.errors(include_url=False):
         names = [str(part) for part in item["loc"] if part not in _COMMANDS]
@@ -246,7 +277,7 @@ def _flag_problems(error: ValidationError) -> list[str]:
         if not names:
             lines.append(message)
             continue
-        flag = ".".join("output" if name == "o" else name for name in names).replace("_", "-")
+        flag = ".".join(_SHORT.get(name, name) for name in names).replace("_", "-")
         lines.append(f"--{flag} is {item['input']!r}; want {message}")
     return lines
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from threading import Event
 
 from tfscale import modes
+from tfscale.catalogue import snapshot
 from tfscale.decide import Policy
 from tfscale.gpus import GpuTable
 from tfscale.kube.client import KubeClient
@@ -50,7 +51,7 @@ def reconciler(*, kubeconfig: str | None, context: str | None, cluster: str, pre
     return Reconciler(
         kube=kube,
         mode_of=modes.load,
-        open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=kube, cluster=cluster),
+        open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=kube, cluster=cluster, catalogue=snapshot()),
         gpus=gpus,
         prefix=prefix,
         policy=policy,

@@ -18,6 +18,7 @@ from tfscale.kube.convert import BoundPods, read_cluster, read_pools
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kube
 from tfscale.model import Cluster, Machine, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
+from tfscale.modes.guarded import BrokenModeError, guarded
 from tfscale.plan import Assign, Plan
 
 __all__ = ["Clock", "Reconciler", "Report", "run"]
@@ -129,6 +130,7 @@ class Reconciler:
         outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes))
         unusable = (problem for one in opened.values() for problem in one.problems)
         failures = (*errors.items(), *((outcome.action.pool, outcome.error) for outcome in outcomes))
+        broken = (error.problem for _, error in failures if isinstance(error, BrokenModeError))
         return Report(
             cluster=cluster,
             plan=plan,
@@ -138,6 +140,7 @@ class Reconciler:
                     (
                         *problems,
                         *unusable,
+                        *broken,
                         *cluster.problems,
                         *plan.problems,
                     )
@@ -172,7 +175,8 @@ class Reconciler:
         mode: ScalingMode | None = None
         problems: tuple[Problem, ...] = ()
         try:
-            mode = self.mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode").open(self.open_with(pool))
+            found = self.mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode")
+            mode = guarded(found).open(self.open_with(pool))
             problems = tuple(mode.check())
         except BadInputError as error:
             problems = error.problems

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
-__all__ = ["Reconcile", "Settings", "Simulate"]
+from tfscale.quantity import time_s
+
+__all__ = ["Plan", "Reconcile", "Settings", "Simulate"]
 
 
 class Reconcile(BaseModel):
@@ -62,6 +64,34 @@ class Simulate(BaseModel):
     ] = "text"
 
 
+class Plan(BaseModel):
+    """Print what would be done in a cluster, and why, from dumps of its objects alone; nothing is called or changed."""
+
+    file: Annotated[
+        list[str],
+        Field(
+            validation_alias=AliasChoices("f", "file"),
+            description="what kubectl get pods,nodes,nodeclaims,nodepools -A -o json (or yaml) gives: file, directory or -",
+        ),
+    ] = []
+    pool: Annotated[list[str], Field(description="file with GPUPools, beside those of the dump or instead of them")] = []
+    now: Annotated[
+        int | None,
+        BeforeValidator(time_s),
+        Field(description="time of the dump (RFC 3339); default: the latest that it mentions"),
+    ] = None
+    output: Annotated[
+        Literal["text", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "text"
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.file:
+            raise ValueError("-f is missing; want tfscale plan -f FILE")
+        return self
+
+
 class Settings(BaseSettings):
     """Share GPUs between models and buy only the nodes that are needed."""
 
@@ -95,3 +125,4 @@ class Settings(BaseSettings):
     version: Annotated[CliToggleFlag[bool], Field(description="print the version and end")] = False
     reconcile: CliSubCommand[Reconcile]
     simulate: CliSubCommand[Simulate]
+    plan: CliSubCommand[Plan]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tfscale import modes
 from tfscale.decide import Policy
@@ -47,6 +46,7 @@ from tfscale.testing.fake_ec2 import (
     SimulatedType,
 )
 from tfscale.testing.fake_ec2 import Fault as CallFault
+from tfscale.testing.fake_karpenter import KarpenterStandIn
 from tfscale.testing.fake_kube import FakeKube
 
 __all__ = ["FAULTS", "Ways", "World", "open_scenario", "open_world"]
@@ -59,6 +59,8 @@ FAULTS: Mapping[str, CallFault] = {
     "unreachable": UNREACHABLE,
 }
 """How a call of EC2 can fail, by its name in a scenario."""
+
+_SOON_S = 86_400
 
 Joins = Callable[[Json], Json | None]
 
@@ -121,7 +123,7 @@ class World:
         self.seed = scenario.seed
         self.prices = _prices(scenario)
         self._faults = deque(scenario.faults)
-        self._karpenter: Any = None
+        self._karpenter = KarpenterStandIn(self.kube, cloud, catalogue=catalogue, gpus=gpus) if _has_karpenter(scenario) else None
         self._karpenter_back_s = scenario.start_s
         # By time, then by their order in the file.
         self._arrivals = [
@@ -152,13 +154,22 @@ class World:
         return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
     def pending(self) -> bool:
-        """Return whether anything in the world is still to happen by itself."""
-        self._play()
-        return self._next_s() is not None
+        """Return whether anything in the world is still to happen by itself, and within a day.
+
+        Nodes of a NodePool expire, after 30 days unless it says otherwise: a run does not wait for that.
+        """
+        if self._play():
+            return True
+        next_s = self._next_s()
+        return next_s is not None and (next_s < self._now_s + _SOON_S or self._end_s is not None or bool(self._arrivals))
 
     def wait(self, until_s: int | None) -> None:
-        """Move the clock to `until_s` or to the next event, whichever is first, and let happen what is due."""
-        self._play()
+        """Move the clock to `until_s` or to the next event, whichever is first, and let happen what is due.
+
+        Where Karpenter answers to what was just written, the time stays: the loop should see it.
+        """
+        if self._play():
+            return
         due_s = min((time_s for time_s in (until_s, self._next_s()) if time_s is not None), default=self._now_s)
         self._now_s = max(due_s, self._now_s + 1)
         self._play()
@@ -179,14 +190,13 @@ class World:
                     times_s.append(machine.launched_s + self._delays.boot_delay_s)
         return min(times_s, default=None)
 
-    def _play(self) -> None:
-        """Let everything happen that is due now."""
+    def _play(self) -> bool:
+        """Let everything happen that is due now; return whether Karpenter changed anything."""
         while self._faults and self.start_s + self._faults[0].at_s <= self._now_s:
             self._break(self._faults.popleft())
         self.cloud.advance(self._now_s)
         self._join_and_leave()
-        if self._karpenter and self._now_s >= self._karpenter_back_s:
-            self._karpenter.advance(self._now_s)
+        answered = self._play_karpenter()
         while self._arrivals and self._arrivals[0][0] <= self._now_s:
             _, _, name, load = heapq.heappop(self._arrivals)
             self._begin(_Life(load=load, name=name, left_s=load.run_for_s))
@@ -194,6 +204,14 @@ class World:
             self._end(heapq.heappop(self._ends)[1])
         self._follow_pods()
         self.kube.end_terminations()
+        return answered
+
+    def _play_karpenter(self) -> bool:
+        if self._karpenter is None or self._now_s < self._karpenter_back_s:
+            return False
+        before = self.kube.list(NODE_POOLS).resource_version
+        self._karpenter.advance(self._now_s)
+        return before != self.kube.list(NODE_POOLS).resource_version
 
     # --- machines and nodes ---
 

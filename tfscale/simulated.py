@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from tfscale.account import Account, PoolTotals
@@ -40,7 +41,7 @@ class Simulated:
                     "after_s": time_s - self.world.start_s,
                     "pools": {name: state.as_json() for name, state in sorted(states.items())},
                 }
-                for time_s, states in self.timeline.samples(self.end_s)
+                for time_s, states in self.timeline.samples(self.end_s, most=_MOST_IN_JSON)
             ],
         }
 
@@ -57,7 +58,7 @@ class Simulated:
         yield from (f"problem {problem}" for problem in self.account.problems)
 
     def _samples(self, name: str) -> Iterator[tuple[int, Mapping[str, PoolState]]]:
-        return ((time_s, states) for time_s, states in self.timeline.samples(self.end_s) if name in states)
+        return ((time_s, states) for time_s, states in self.timeline.samples(self.end_s, most=_MOST_IN_TEXT) if name in states)
 
     def _pool(self, name: str, totals: dict[str, Any]) -> dict[str, Any]:
         counted = self.account.pools[name]
@@ -66,12 +67,16 @@ class Simulated:
 
     def _moment(self, time_s: int, state: PoolState) -> Sequence[str]:
         shown = state.as_json()
-        return [self.world.stamp(time_s), *(_cell(shown[key]) for key in list(_MOMENT.values())[1:])]
+        return [self.world.stamp(time_s), *(_cell(key, shown[key]) for key in list(_MOMENT.values())[1:])]
 
     def _row(self, name: str, totals: PoolTotals) -> Sequence[str]:
         shown = self._pool(name, totals.as_json()) | {"pool": name, "unmet": len(totals.unmet), "karpenter": _left(totals)}
-        return [_cell(shown[key]) for key in _POOL.values()]
+        return [_cell(key, shown[key]) for key in _POOL.values()]
 
+
+_MOST_IN_JSON = 300
+_MOST_IN_TEXT = 25
+"""A day by the hour."""
 
 _MOMENT = {
     "time": "time",
@@ -120,8 +125,10 @@ def _left(totals: PoolTotals) -> str:
     return ", ".join(f"{what} of {count}" for what, count in parts.items() if count) or "nothing"
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+def _cell(key: str, value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{Decimal(str(value)):.2f}" if "usd" in key else str(value)
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

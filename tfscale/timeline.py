@@ -19,7 +19,6 @@ from tfscale.reconcile import Report
 
 __all__ = ["PoolState", "Timeline"]
 
-MOST_SAMPLES = 48
 _STEPS_S = (10, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 _HOUR_S = 3_600
 
@@ -100,10 +99,10 @@ class Timeline:
                 self._waits_s[outcome.action.pool].append(cluster.now_s - created_s[outcome.action.uid])
                 self._placed_s.setdefault(outcome.action.pool, cluster.now_s)
 
-    def samples(self, end_s: int) -> Iterator[tuple[int, Mapping[str, PoolState]]]:
-        """Yield moments at equal distances and what was then, from the start on, at most :data:`MOST_SAMPLES`."""
+    def samples(self, end_s: int, *, most: int) -> Iterator[tuple[int, Mapping[str, PoolState]]]:
+        """Yield moments at equal distances and what was then, from the start on; unless it took years, not more than `most`."""
         length_s = end_s - self.start_s
-        step_s = next((step for step in _STEPS_S if length_s // step < MOST_SAMPLES), _STEPS_S[-1])
+        step_s = next((step for step in _STEPS_S if length_s // step < most), _STEPS_S[-1])
         for time_s in range(self.start_s, end_s + 1, step_s):
             at = bisect_right(self._times_s, time_s)
             if at:

@@ -72,10 +72,11 @@ def test_the_cloud_has_the_nodes_of_the_trace(tmp_path: Path) -> None:
 
 
 @needs_trace
-def test_the_loop_places_every_pod_of_the_trace(tmp_path: Path) -> None:
-    """`reconcile --local` on the first 500 pods ends with all of them bound and none over-committed."""
+@pytest.mark.parametrize("mode", ["ec2", "managed-nodeclaim", "reuse-nodeclaim"])
+def test_the_loop_places_every_pod_of_the_trace(tmp_path: Path, mode: str) -> None:
+    """`reconcile --local` on the first 500 pods ends with all of them bound and none over-committed, in every mode."""
     account = Account()
-    with open_world(convert(tmp_path)) as world:
+    with open_world(convert(tmp_path, "--mode", mode)) as world:
         run(world.reconciler, world, until_idle=True, on_report=lambda report: [*account.add(report)].clear())
 
         assert (500, {}) == (account.pools["openb"].bound, account.pools["openb"].unmet)

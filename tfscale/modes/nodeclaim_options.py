@@ -7,34 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from tfscale.catalogue import InstanceType
+from tfscale.catalogue import InstanceType, InstanceTypeSpec
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.requests import OWN_PREFIX
 from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.nodeclaim_labels import is_fact
-from tfscale.quantity import mib_up, quantity
 from tfscale.selectors import Taint
-from tfscale.spec import Duration, Spec, Usd, parse
+from tfscale.spec import Duration, Spec, parse
 
 __all__ = ["ManagedOptions", "NodeClassRef", "ReuseOptions", "TaintSpec", "canonical", "catalogue_of", "options_of"]
 
 _LONGEST_LABEL = 63
 _DURATION = re.compile("([0-9]+(s|m|h))+")
-
-
-def _mib(value: object) -> int:
-    return mib_up(quantity(value))
-
-
-def _vcpus_milli(value: object) -> int:
-    vcpus = quantity(value)
-    if vcpus < 1 or vcpus.denominator != 1:
-        raise ValueError("a whole number of vCPUs, such as 4")
-    return int(vcpus) * 1_000
 
 
 def _grace_period(value: str) -> str:
@@ -50,8 +38,6 @@ def _group(value: str) -> str:
 
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
-# Zero is what a price list says where it does not know; such a node would be bought before all others.
-_Price = Annotated[Usd, Field(gt=0)]
 
 
 class NodeClassRef(Spec):
@@ -74,37 +60,8 @@ class TaintSpec(Spec):
         return Taint(key=self.key, value=self.value, effect=self.effect)
 
 
-class _InstanceType(Spec):
-    name: _Name
-    arch: Literal["amd64", "arm64"] = "amd64"
-    gpu_model: str | None = None
-    gpus: Annotated[int, Field(ge=1, le=128)] | None = None
-    cpu: Annotated[int, BeforeValidator(_vcpus_milli)]
-    memory: Annotated[int, BeforeValidator(_mib), Field(ge=1)]
-    usd_per_hour: _Price | None = None
-    spot_usd_per_hour: _Price | None = None
-
-    @model_validator(mode="after")
-    def _has_model(self) -> _InstanceType:
-        if self.gpus is not None and self.gpu_model is None:
-            raise ValueError(f"a type with the gpuModel of its {self.gpus} GPUs")
-        return self
-
-    def facts(self) -> InstanceType:
-        return InstanceType(
-            name=self.name,
-            arch=self.arch,
-            gpu_model=self.gpu_model or "",
-            gpu_count=self.gpus or int(self.gpu_model is not None),
-            cpu_milli=self.cpu,
-            memory_mib=self.memory,
-            price_micro_usd=self.usd_per_hour,
-            spot_price_micro_usd=self.spot_usd_per_hour,
-        )
-
-
 class _Options(Spec):
-    instance_types: list[_InstanceType] = Field(default_factory=list)
+    instance_types: list[InstanceTypeSpec] = Field(default_factory=list)
     """Types beside those of the catalogue, or instead of its entries of the same name: what another cloud or a contract says."""
 
 

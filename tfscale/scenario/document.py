@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
-from tfscale.catalogue import InstanceType
+from tfscale.catalogue import InstanceTypeSpec
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuModel, GpuTable
 from tfscale.kube.fields import Field as Place
 from tfscale.kube.fields import tried
-from tfscale.quantity import mib_up, milli_up, quantity, time_s
+from tfscale.quantity import milli_up, quantity, time_s
 from tfscale.scenario.facts import (
     START,
     Arrivals,
@@ -30,17 +30,13 @@ from tfscale.scenario.facts import (
     Scenario,
     Workload,
 )
-from tfscale.spec import Duration, Spec, Usd, parse, suggest
+from tfscale.spec import Duration, Spec, parse, suggest
 
 __all__ = ["in_quotes", "read_document"]
 
 
 def _thousandths(value: object) -> int:
     return milli_up(quantity(value))
-
-
-def _mib(value: object) -> int:
-    return mib_up(quantity(value))
 
 
 def _start_s(value: object) -> int:
@@ -59,17 +55,7 @@ def in_quotes(value: object) -> object:
     return value
 
 
-def _vcpus_milli(value: object) -> int:
-    vcpus = quantity(value)
-    if vcpus < 1 or vcpus.denominator != 1:
-        raise ValueError("a whole number of vCPUs, such as 4")
-    return int(vcpus) * 1_000
-
-
 _Thousandths = Annotated[int, BeforeValidator(_thousandths), Field(ge=1)]
-_Mib = Annotated[int, BeforeValidator(_mib), Field(ge=1)]
-# Zero is what a price list says where it does not know; TensorFusion bought such types first.
-_Price = Annotated[Usd, Field(gt=0)]
 _Text = Annotated[str, BeforeValidator(in_quotes)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -79,16 +65,6 @@ class _GpuModel(Spec):
     vram_mib: Annotated[int, Field(ge=1, le=2**31)]
     tflops: _Thousandths
     source: str = "scenario"
-
-
-class _InstanceType(Spec):
-    name: _Name
-    gpu_model: str | None = None
-    gpus: Annotated[int, Field(ge=1, le=128)] | None = None
-    cpu: Annotated[int, BeforeValidator(_vcpus_milli)]
-    memory: _Mib
-    usd_per_hour: _Price | None = None
-    spot_usd_per_hour: _Price | None = None
 
 
 class _Capacity(Spec):
@@ -103,7 +79,7 @@ class _Cloud(Spec):
     zones: Annotated[list[_Name], Field(min_length=1)]
     boot_delay: Duration = 90
     shutdown_delay: Duration = 30
-    instance_types: Annotated[list[_InstanceType], Field(min_length=1)]
+    instance_types: Annotated[list[InstanceTypeSpec], Field(min_length=1)]
     capacity: list[_Capacity] = Field(default_factory=list)
     launch_template: _Name = "tfscale"
 
@@ -208,21 +184,9 @@ def _cloud(cloud: _Cloud) -> Cloud:
         zones=tuple(cloud.zones),
         boot_delay_s=cloud.boot_delay,
         shutdown_delay_s=cloud.shutdown_delay,
-        instance_types=tuple(map(_instance_type, cloud.instance_types)),
+        instance_types=tuple(one.facts() for one in cloud.instance_types),
         capacity=tuple(Capacity(**dict(row)) for row in cloud.capacity),
         launch_template=cloud.launch_template,
-    )
-
-
-def _instance_type(one: _InstanceType) -> InstanceType:
-    return InstanceType(
-        name=one.name,
-        gpu_model=one.gpu_model or "",
-        gpu_count=one.gpus or int(one.gpu_model is not None),
-        cpu_milli=one.cpu,
-        memory_mib=one.memory,
-        price_micro_usd=one.usd_per_hour,
-        spot_price_micro_usd=one.spot_usd_per_hour,
     )
 
 
@@ -273,9 +237,7 @@ def _contradictions(place: Place, spec: _Scenario, gpus: GpuTable) -> Iterator[P
     yield from _repeated(at, "cloud.instanceTypes", types)
     yield from _repeated(at, "cloud.capacity", [f"{one.instance_type}/{one.zone}/{one.capacity_type}" for one in rows])
     for index, one in enumerate(spec.cloud.instance_types):
-        if one.gpu_model is None and one.gpus is not None:
-            yield at("cloud.instanceTypes", index, "gpuModel").refused(f"the model of its {one.gpus} GPUs").problem
-        elif one.gpu_model is not None:
+        if one.gpu_model is not None:
             model = at("cloud.instanceTypes", index, "gpuModel", one.gpu_model)
             problems: list[Problem] = []
             tried(problems, partial(gpus.find, one.gpu_model, where=model.where, field=model.path), None)

@@ -1,8 +1,9 @@
 """Stand-ins and contract suites that users of the library can test with too.
 
 ``FakeKube`` is an API server in memory, ``KubeServer`` puts it behind HTTP, ``SimulatedCloud`` is a region of EC2, and
-``KubeContract`` says what every implementation of the Kubernetes port must do. The cloud needs boto3 and the contracts need
-pytest, so both are imported when they are asked for.
+``KarpenterStandIn`` plays Karpenter between the two. ``KubeContract`` says what every implementation of the Kubernetes port
+must do, ``ScalingModeContract`` what every scaling mode must do in the world that a ``Ground`` describes. The cloud needs
+boto3 and the contracts need pytest and hypothesis, so they are imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -14,12 +15,30 @@ from tfscale.testing.fake_kube import FakeKube
 from tfscale.testing.kube_server import KubeServer
 
 if TYPE_CHECKING:
-    from tfscale.testing.contracts import KubeContract
+    from tfscale.testing.contracts.kube import KubeContract
+    from tfscale.testing.contracts.modes import Ground, LossyKube, ScalingModeContract
     from tfscale.testing.fake_ec2 import SimulatedCloud
+    from tfscale.testing.fake_karpenter import KarpenterStandIn
 
-__all__ = ["FakeKube", "KubeContract", "KubeServer", "SimulatedCloud"]
+__all__ = [
+    "FakeKube",
+    "Ground",
+    "KarpenterStandIn",
+    "KubeContract",
+    "KubeServer",
+    "LossyKube",
+    "ScalingModeContract",
+    "SimulatedCloud",
+]
 
-_WHEN_ASKED_FOR = {"KubeContract": "tfscale.testing.contracts", "SimulatedCloud": "tfscale.testing.fake_ec2"}
+_WHEN_ASKED_FOR = {
+    "Ground": "tfscale.testing.contracts.modes",
+    "KarpenterStandIn": "tfscale.testing.fake_karpenter",
+    "KubeContract": "tfscale.testing.contracts.kube",
+    "LossyKube": "tfscale.testing.contracts.modes",
+    "ScalingModeContract": "tfscale.testing.contracts.modes",
+    "SimulatedCloud": "tfscale.testing.fake_ec2",
+}
 
 
 def __getattr__(name: str) -> object:

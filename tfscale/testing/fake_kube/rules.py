@@ -24,6 +24,7 @@ __all__ = [
     "copied",
     "created",
     "namespace_of",
+    "restored",
     "same",
     "timestamp",
     "title",
@@ -93,6 +94,8 @@ def same(one: Json, other: Json) -> bool:
 def namespace_of(kind: Kind, namespace: str | None, obj: Mapping[str, Any]) -> str:
     """Return the namespace that an object is written to, empty for cluster-scoped kinds; the object must not name another."""
     named = (obj.get("metadata") or {}).get("namespace") or None
+    if not isinstance(named, str | None):
+        raise refusal(kind.plural, "metadata.namespace", named, "text")
     if not kind.namespaced:
         if namespace or named:
             raise refusal(kind.plural, "namespace", namespace or named, f"none: {kind.plural} are cluster-scoped")
@@ -128,6 +131,24 @@ def created(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_s
         new["status"] = {"phase": "Pending"}
         if new["spec"].get("schedulingGates"):
             new = with_condition(new, "PodScheduled", now_s, status="False", reason="SchedulingGated")
+    _check_meta(where, new)
+    return _tidy(kind, new)
+
+
+def restored(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_s: float) -> Json:
+    """Return an object that a server had stored before, as it was, without its resource version.
+
+    Only what no stored object lacks is filled in. Raises ``RefusedObjectError`` for what no server would have stored.
+    """
+    where = title(kind, namespace, name)
+    _check_type(kind, obj, where)
+    meta = {"uid": uid, "creationTimestamp": timestamp(now_s), **_given(obj.get("metadata")), "name": name}
+    if kind.namespaced:
+        meta["namespace"] = namespace
+    new = {**obj, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
+    if kind == PODS:
+        new["spec"] = _POD_DEFAULTS | _given(new.get("spec"))
+        new["status"] = {"phase": "Pending"} | _given(new.get("status"))
     _check_meta(where, new)
     return _tidy(kind, new)
 
@@ -188,6 +209,11 @@ def with_condition(obj: Json, condition_type: str, now_s: float, *, status: str 
         **fields,
     }
     return _with_status(obj, {**before, "conditions": [*conditions.values()]})
+
+
+def _given(fields: Json | None) -> Json:
+    """Return the fields that have a value: null is absent."""
+    return {key: value for key, value in (fields or {}).items() if value is not None}
 
 
 def _merged(target: Any, patch: Any) -> Any:  # noqa: ANN401  # any JSON value

@@ -120,6 +120,20 @@ class FakeKube:
                 raise AlreadyExistsError(f"{rules.title(kind, home, name)} exists already")
             return self._commit(kind, None, new)
 
+    def restore(self, kind: Kind, obj: Json) -> Json:
+        """Store an object as another server had it, like one that is restored from a backup, and return it.
+
+        Unlike with ``create``, its uid, timestamps, status and deletion stay as they are; only its resource version is new.
+        """
+        given = rules.as_json(obj)
+        home, meta = rules.namespace_of(kind, None, given), given.get("metadata") or {}
+        name = meta.get("name") or ""
+        with self._changed:
+            new = rules.restored(kind, given, namespace=home, name=name, uid=self._uid(), now_s=self._now())
+            if (home, name) in self._objects_of(kind):
+                raise AlreadyExistsError(f"{rules.title(kind, home, name)} exists already")
+            return self._commit(kind, None, new)
+
     def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
         """Apply a merge patch. Removing the last finalizer of an object that is being deleted removes the object."""
         return self._patch(rules.changed, kind, name, patch, namespace)

@@ -1,0 +1,107 @@
+"""What a claim may be given: the types, zones and capacity types that meet its requirements, the cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from itertools import product
+
+from tfscale.catalogue import InstanceType
+from tfscale.gpus import GpuTable
+from tfscale.kube.requests import GPU_RESOURCE
+from tfscale.model import INSTANCE_TYPE, Offer
+from tfscale.modes.nodeclaim_labels import ARCH, AWS, CAPACITY_TYPE, OS, REGION, ZONE, aws_labels, is_aws_label
+from tfscale.selectors import Requirement
+from tfscale.testing.fake_karpenter.objects import Wish
+
+__all__ = ["Offers"]
+
+_PODS = 110
+_CAPACITY_TYPES = ("on-demand", "spot")
+
+
+class Offers:
+    """The instance types of one region."""
+
+    def __init__(self, types: Iterable[InstanceType], *, region: str, zones: Sequence[str], gpus: GpuTable) -> None:
+        self._types = {kind.name: kind for kind in types}
+        self._region = region
+        self._zones = tuple(zones)
+        self._gpus = gpus
+
+    def types(self, wish: Wish) -> list[InstanceType]:
+        """Return the types that the requirements let through, whatever their zone, price and size."""
+        return [kind for kind in self._types.values() if self._meets(wish, kind, self._type_labels(kind, wish.class_kind.group))]
+
+    def fitting(self, wish: Wish) -> list[Offer]:
+        """Return the offers, best first, that one call may ask for: all of the capacity type of the best.
+
+        An unknown price is never cheap: such an offer comes last.
+        """
+        choices = product(self.types(wish), self._zones, _CAPACITY_TYPES)
+        offers = [self._offer(*choice) for choice in choices if self._fits(wish, *choice)]
+        offers.sort(key=lambda offer: (offer.price_micro_usd is None, offer.price_micro_usd or 0, offer.id))
+        return [offer for offer in offers if offer.capacity_type == offers[0].capacity_type]
+
+    def labels(self, instance_type: str, zone: str, capacity_type: str, *, group: str) -> dict[str, str]:
+        """Return what a node of this offer carries under a provider, the group of a node class."""
+        place = {ZONE: zone, REGION: self._region, CAPACITY_TYPE: capacity_type}
+        return {**self._type_labels(self._types[instance_type], group), **place}
+
+    def capacity(self, instance_type: str) -> dict[str, str]:
+        """Return what a node of this type has, all of it allocatable."""
+        kind = self._types[instance_type]
+        cards = {GPU_RESOURCE: str(kind.gpu_count)} if kind.gpu_count else {}
+        return {"cpu": f"{kind.cpu_milli}m", "memory": f"{kind.memory_mib}Mi", "pods": str(_PODS), **cards}
+
+    def _fits(self, wish: Wish, kind: InstanceType, zone: str, capacity_type: str) -> bool:
+        has = {
+            "cpu": Fraction(kind.cpu_milli, 1_000),
+            "memory": Fraction(kind.memory_mib * 2**20),
+            "pods": Fraction(_PODS),
+            GPU_RESOURCE: Fraction(kind.gpu_count),
+        }
+        big_enough = all(amount <= has.get(name, 0) for name, amount in wish.requests.items())
+        return big_enough and self._meets(wish, kind, self.labels(kind.name, zone, capacity_type, group=wish.class_kind.group))
+
+    def _meets(self, wish: Wish, kind: InstanceType, labels: Mapping[str, str]) -> bool:
+        """Return whether the requirements on these labels are met.
+
+        Karpenter takes labels that it knows nothing of for what somebody else will write: they keep no type out.
+        """
+        aws = wish.class_kind.group == AWS
+        return all(one.matches(labels) for one in wish.requirements if one.key in labels or (aws and self._tells(kind, one)))
+
+    def _tells(self, kind: InstanceType, requirement: Requirement) -> bool:
+        """Return whether a missing label of the provider says that the type has no such thing."""
+        return is_aws_label(requirement.key, gpu_model=self._model(kind))
+
+    def _type_labels(self, kind: InstanceType, group: str) -> dict[str, str]:
+        labels = {INSTANCE_TYPE: kind.name, ARCH: kind.arch, OS: "linux"}
+        if group != AWS:
+            return labels
+        vram_mib = self._gpus.card(kind.gpu_model, vram_mib=kind.vram_mib).vram_mib if kind.gpu_count else 0
+        derived = aws_labels(
+            kind.name,
+            cpu_milli=kind.cpu_milli,
+            memory_mib=kind.memory_mib,
+            gpu_model=self._model(kind),
+            gpu_count=kind.gpu_count,
+            vram_mib=vram_mib,
+        )
+        return {**labels, **derived}
+
+    def _model(self, kind: InstanceType) -> str:
+        return self._gpus.find(kind.gpu_model).name if kind.gpu_count else ""
+
+    @staticmethod
+    def _offer(kind: InstanceType, zone: str, capacity_type: str) -> Offer:
+        spot = capacity_type == "spot"
+        return Offer(
+            instance_type=kind.name,
+            zone=zone,
+            capacity_type=capacity_type,
+            cpu_milli=kind.cpu_milli,
+            memory_mib=kind.memory_mib,
+            price_micro_usd=kind.spot_price_micro_usd if spot else kind.price_micro_usd,
+        )
