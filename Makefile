@@ -17,7 +17,7 @@ test: $(INSTALLED) ## Run the whole default test suite.
 	$(BIN)/python -m pytest -n 2
 
 fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many random scenarios.
-	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py
+	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py tests/test_simulated.py tests/test_three_modes.py
 
 check: $(INSTALLED) ## Lint, format, types, import contracts.
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import recount
+from tests.test_reconcile import FACTOR
 from tfscale.cli import Exit, main
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, PODS, Json
 from tfscale.quantity import micro_usd
@@ -113,7 +114,7 @@ def paid_micro_usd(world: World, end_s: int) -> int:
     return -(-total // 3_600)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6 * FACTOR)
 @given(st.integers(0, 10**6), st.sampled_from(["even", "random", "diurnal"]), st.sampled_from([None, "40m", "100m"]))
 def test_totals_equal_a_recount_from_the_cloud_and_the_cluster(seed: int, pattern: str, duration: str | None) -> None:
     """Costs from the cloud's own book; machines and pods from moto and the raw objects."""
@@ -179,7 +180,7 @@ FAULT_LISTS = st.lists(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=8 * FACTOR)
 @given(FAULT_LISTS, st.integers(0, 100))
 def test_whatever_breaks_every_pod_runs_to_its_end_and_nothing_is_left(faults: list[Json], seed: int) -> None:
     """Pods that were lost are made again and placed again; every machine is returned."""

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import recount
-from tests.test_reconcile import CrashError, CrashingKube, restarted
+from tests.test_reconcile import FACTOR, CrashError, CrashingKube, restarted
 from tfscale.account import Account
 from tfscale.cli import Exit, main
 from tfscale.kube.port import EVENTS, GPU_POOLS, NODE_CLAIMS, NODE_REQUESTS, NODES, PODS, Json
@@ -143,7 +143,7 @@ FAULTS = st.lists(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=12 * FACTOR)
 @given(st.sampled_from(sorted(MODES)), FAULTS)
 def test_whatever_breaks_every_pod_ends_and_nothing_is_left(pool: str, faults: list[Fault]) -> None:
     """Machines that are taken away, a process that restarts, a Karpenter that sleeps."""

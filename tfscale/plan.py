@@ -64,6 +64,8 @@ class Advance:
 
     def __str__(self) -> str:
         """Return one line."""
+        if self.before is self.request.state:
+            return f"record  {self.request.name}: {self.why}"
         return f"record  {self.request.name}: {self.before} -> {self.request.state} ({self.why})"
 
 

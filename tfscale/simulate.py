@@ -125,6 +125,7 @@ class World:
         self._faults = deque(scenario.faults)
         self._karpenter = KarpenterStandIn(self.kube, cloud, catalogue=catalogue, gpus=gpus) if _has_karpenter(scenario) else None
         self._karpenter_back_s = scenario.start_s
+        self._answered = False
         # By time, then by their order in the file.
         self._arrivals = [
             (scenario.start_s + after_s, number, name, load)
@@ -158,7 +159,8 @@ class World:
 
         Nodes of a NodePool expire, after 30 days unless it says otherwise: a run does not wait for that.
         """
-        if self._play():
+        self._play()
+        if self._answered:
             return True
         next_s = self._next_s()
         return next_s is not None and (next_s < self._now_s + _SOON_S or self._end_s is not None or bool(self._arrivals))
@@ -168,11 +170,14 @@ class World:
 
         Where Karpenter answers to what was just written, the time stays: the loop should see it.
         """
-        if self._play():
+        self._play()
+        if self._answered:
+            self._answered = False
             return
         due_s = min((time_s for time_s in (until_s, self._next_s()) if time_s is not None), default=self._now_s)
         self._now_s = max(due_s, self._now_s + 1)
         self._play()
+        self._answered = False
 
     def _next_s(self) -> int | None:
         times_s = [queue[0][0] for queue in (self._arrivals, self._ends) if queue]
@@ -190,13 +195,13 @@ class World:
                     times_s.append(machine.launched_s + self._delays.boot_delay_s)
         return min(times_s, default=None)
 
-    def _play(self) -> bool:
-        """Let everything happen that is due now; return whether Karpenter changed anything."""
+    def _play(self) -> None:
+        """Let everything happen that is due now."""
         while self._faults and self.start_s + self._faults[0].at_s <= self._now_s:
             self._break(self._faults.popleft())
         self.cloud.advance(self._now_s)
         self._join_and_leave()
-        answered = self._play_karpenter()
+        self._play_karpenter()
         while self._arrivals and self._arrivals[0][0] <= self._now_s:
             _, _, name, load = heapq.heappop(self._arrivals)
             self._begin(_Life(load=load, name=name, left_s=load.run_for_s))
@@ -204,14 +209,13 @@ class World:
             self._end(heapq.heappop(self._ends)[1])
         self._follow_pods()
         self.kube.end_terminations()
-        return answered
 
-    def _play_karpenter(self) -> bool:
+    def _play_karpenter(self) -> None:
         if self._karpenter is None or self._now_s < self._karpenter_back_s:
-            return False
+            return
         before = self.kube.list(NODE_POOLS).resource_version
         self._karpenter.advance(self._now_s)
-        return before != self.kube.list(NODE_POOLS).resource_version
+        self._answered = self._answered or before != self.kube.list(NODE_POOLS).resource_version
 
     # --- machines and nodes ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -174,12 +175,15 @@ def end(world: KarpenterWorld) -> None:
 
 
 def objects(world: KarpenterWorld) -> list[Json]:
-    """Return claims and nodes without their versions, which count every write."""
+    """Return claims and nodes without their versions, which count every write, and with machines called by their number."""
     found = [*world.kube.list(NODE_CLAIMS).items, *world.kube.list(NODES).items]
-    return [{**obj, "metadata": {**obj["metadata"], "resourceVersion": ""}} for obj in found]
+    text = json.dumps([{**obj, "metadata": {**obj["metadata"], "resourceVersion": ""}} for obj in found])
+    for number, machine in enumerate(world.cloud.machines):
+        text = text.replace(machine.id, f"machine-{number}")
+    return list(json.loads(text))
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(steps=st.lists(st.tuples(events, waits), min_size=3, max_size=25))
 def test_nothing_is_bought_twice_and_nothing_is_left(steps: list[tuple[Event, int]]) -> None:
     """At most one machine per claim at every moment; after everything was deleted no claim, node or machine is left."""
@@ -195,7 +199,7 @@ def test_nothing_is_bought_twice_and_nothing_is_left(steps: list[tuple[Event, in
         assert world.karpenter.next_s() is None
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(steps=st.lists(st.tuples(quiet_events, waits), min_size=3, max_size=20))
 def test_a_stand_in_has_nothing_to_remember(steps: list[tuple[Event, int]]) -> None:
     """One that is replaced after every step leaves the same objects as one that runs all the time.
