@@ -72,6 +72,8 @@ class KarpenterWorld:
         self._joins = joins or {}
         self._old = frozenset(machine.id for machine in cloud.machines)
         self._joined: set[str] = set()
+        self.cleans_up = True
+        """Whether nodes and pods of machines that are gone are deleted."""
         self.kube.create(NODE_CLASSES[0], {"metadata": {"name": "gpu"}})
 
     def fresh(self) -> KarpenterStandIn:
@@ -103,9 +105,9 @@ class KarpenterWorld:
         """Create a NodePool and return it."""
         return self.kube.create(NODE_POOLS, {"metadata": {"name": name}, "spec": {"disruption": disruption}})
 
-    def pod(self, name: str, node: str, **metadata: Any) -> None:  # noqa: ANN401 - any field
+    def pod(self, name: str, node: str, *, grace_s: int = 5, **metadata: Any) -> None:  # noqa: ANN401 - any field
         """Create a pod that runs on a node."""
-        obj = {"metadata": {"name": name, **metadata}, "spec": {"nodeName": node, "terminationGracePeriodSeconds": 5}}
+        obj = {"metadata": {"name": name, **metadata}, "spec": {"nodeName": node, "terminationGracePeriodSeconds": grace_s}}
         self.kube.create(PODS, obj, namespace="default")
         self.kube.patch_status(PODS, name, {"status": {"phase": "Running"}}, namespace="default")
 
@@ -149,7 +151,7 @@ class KarpenterWorld:
             if node["metadata"]["name"] not in self._joined:
                 self._joined.add(node["metadata"]["name"])
                 self.kube.create(NODES, _merged(node, self._joins))
-        for name in sorted(self.cloud.gone_nodes()):
+        for name in sorted(self.cloud.gone_nodes() if self.cleans_up else ()):
             self._leave(name)
         self.karpenter.advance(self.now_s)
         self.kube.end_terminations()

@@ -242,7 +242,7 @@ def test_a_throttled_launch_comes_later(world: KarpenterWorld) -> None:
 
 
 def test_a_lost_reply_launches_nothing_twice(world: KarpenterWorld) -> None:
-    """The machine of a call without a reply is found again by its tag, also by a stand-in that was started since."""
+    """The machine of a call without a reply is found again, also by a stand-in that was started since."""
     world.cloud.fail_next("CreateFleet", LOST_REPLY)
     world.claim("one")
     world.play()
@@ -307,15 +307,17 @@ def test_a_node_joins_with_what_the_claim_says(world: KarpenterWorld) -> None:
 
 
 def test_a_node_is_no_longer_closed_once_it_is_registered(cloud: SimulatedCloud) -> None:
-    """The taint with which it came is gone, its own others are still there, and none is there twice."""
+    """The taint with which it came is gone, its own others are still there, and nothing is there twice."""
     own, both = {"key": "own", "effect": "NoSchedule"}, {"key": "both", "value": "node's", "effect": "NoExecute"}
     closed = {"key": "karpenter.sh/unregistered", "effect": "NoExecute"}
-    world = KarpenterWorld(cloud, joins={"spec": {"taints": [closed, own, both]}})
+    guarded = {"finalizers": ["karpenter.sh/termination"]}
+    world = KarpenterWorld(cloud, joins={"metadata": guarded, "spec": {"taints": [closed, own, both]}})
     world.claim("one", taints=[{"key": "both", "value": "claim's", "effect": "NoExecute"}])
 
     world.run(BOOT_S)
 
     assert [own, both] == world.node("one")["spec"]["taints"]
+    assert guarded["finalizers"] == world.node("one")["metadata"]["finalizers"]
 
 
 def test_what_is_written_on_the_claim_later_does_not_reach_the_node(world: KarpenterWorld) -> None:

@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.testing.karpenter_world import BOOT_S, CLASS, HOLD, ONE_G6, SHUTDOWN_S, TYPES, A, B, KarpenterWorld, annotate
-from tfscale.errors import BadInputError
-from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, PODS
+from tests.testing.karpenter_world import BOOT_S, CLASS, HOLD, ONE_G6, SHUTDOWN_S, TYPES, A, B, KarpenterWorld
+from tfscale.kube.port import NODE_CLAIMS, NODES, PODS
 from tfscale.testing import SimulatedCloud
 from tfscale.testing.fake_ec2 import THROTTLED
 from tfscale.testing.fake_kube import BUDGETS
 
-DAEMON = {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "1"}]}
-RECLAIM_S = 25
+DAEMON: dict[str, Any] = {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "1"}]}
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +37,6 @@ def pods(world: KarpenterWorld) -> list[str]:
 def joined(world: KarpenterWorld, **spec: Any) -> str:  # noqa: ANN401 - any field
     """Return the node of a standalone claim called one, which has just joined."""
     world.claim("one", **spec)
-    world.run(BOOT_S)
-    return str(world.live("one")["status"]["nodeName"])
-
-
-def replica(world: KarpenterWorld, *, held: bool = False, **disruption: str) -> str:
-    """Return the node of a claim called one of the NodePool gpus, which has just joined."""
-    world.pool(**disruption)
-    world.claim("one", pool="gpus", annotations=HOLD if held else {})
     world.run(BOOT_S)
     return str(world.live("one")["status"]["nodeName"])
 
@@ -145,6 +135,19 @@ def test_an_eviction_that_a_budget_forbids_is_tried_again(world: KarpenterWorld)
     assert [] == pods(world)
 
 
+def test_a_machine_is_ended_with_one_call(world: KarpenterWorld) -> None:
+    """While it shuts down, nothing more is asked of the cloud."""
+    joined(world)
+    before = world.cloud.calls["TerminateInstances"]
+    world.kube.delete(NODE_CLAIMS, "one")
+    world.play()
+
+    world.claim("other")
+    world.run(SHUTDOWN_S)
+
+    assert 1 == world.cloud.calls["TerminateInstances"] - before
+
+
 def test_a_machine_whose_end_was_refused_is_ended_later(world: KarpenterWorld) -> None:
     """A throttled TerminateInstances is made again."""
     joined(world)
@@ -194,6 +197,21 @@ def test_a_machine_that_somebody_ended_takes_the_claim_along(world: KarpenterWor
     assert (None, [], []) == (world.get("one"), world.kube.list(NODES).items, world.machines())
 
 
+def test_a_machine_is_missed_once_its_node_is_not_ready(world: KarpenterWorld) -> None:
+    """As long as the node seems well the claim stays; then it goes, and does not wait for pods that nobody can end."""
+    node = joined(world)
+    world.pod("work", node, annotations=HOLD)
+    world.cleans_up = False
+    world.cloud.take_away([machine.id for machine in world.machines()])
+    world.run(1_000)
+    assert "deletionTimestamp" not in world.live("one")["metadata"]
+
+    world.kube.patch_status(NODES, node, {"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    world.play()
+
+    assert (None, []) == (world.get("one"), world.kube.list(NODES).items)
+
+
 def test_a_claim_whose_finalizer_was_taken_off_leaks_its_machine_for_a_while(world: KarpenterWorld) -> None:
     """A machine of no claim is ended by the garbage collection, and its node can go."""
     joined(world)
@@ -205,14 +223,18 @@ def test_a_claim_whose_finalizer_was_taken_off_leaks_its_machine_for_a_while(wor
     assert ([], []) == (world.kube.list(NODES).items, world.machines())
 
 
-def test_claims_go_with_their_node_pool(world: KarpenterWorld) -> None:
-    """The owner is gone, so what it owns goes, protected or not."""
-    replica(world, held=True)
+def test_a_young_machine_of_no_claim_is_left_alone(world: KarpenterWorld) -> None:
+    """Its claim may only not be seen yet: it is ended when it is half a minute old."""
+    world.claim("one")
+    world.play()
+    world.kube.patch(NODE_CLAIMS, "one", {"metadata": {"finalizers": []}})
+    world.kube.delete(NODE_CLAIMS, "one")
 
-    world.kube.delete(NODE_POOLS, "gpus")
-    world.run(SHUTDOWN_S)
+    world.run(29)
 
-    assert (None, []) == (world.get("one"), world.machines())
+    assert ["pending"] == [machine.state for machine in world.machines()]
+    world.run(1 + SHUTDOWN_S)
+    assert [] == world.machines()
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -234,146 +256,6 @@ def test_a_claim_that_does_not_say_when_it_expires_lives_thirty_days(world: Karp
     world.run(BOOT_S)
 
     assert world.now_s - BOOT_S + 720 * 3_600 == world.karpenter.next_s()
-
-
-# --- empty nodes ---
-
-
-def test_an_empty_node_of_a_node_pool_is_reclaimed(world: KarpenterWorld) -> None:
-    """Without ``consolidateAfter`` it lives for a poll and a validation after it was initialized."""
-    replica(world)
-
-    world.run(RECLAIM_S - 1)
-
-    assert "True" == world.conditions("one")["Consolidatable"]
-    world.run(1)
-    assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-def test_an_empty_standalone_node_is_never_reclaimed(world: KarpenterWorld) -> None:
-    """It has no NodePool whose rules would apply."""
-    joined(world)
-
-    world.run(10_000_000)
-
-    assert "True" == world.conditions("one")["Ready"]
-    assert world.karpenter.next_s() is None
-
-
-@pytest.mark.parametrize(("after", "lives_s"), [("0s", RECLAIM_S), ("5m", 300 + RECLAIM_S), ("Never", None)])
-def test_an_empty_node_lives_as_long_as_its_pool_says(world: KarpenterWorld, after: str, lives_s: int | None) -> None:
-    """``consolidateAfter`` counts from when it became empty."""
-    replica(world, consolidateAfter=after)
-
-    world.run(100_000 if lives_s is None else lives_s - 1)
-
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-    if lives_s is not None:
-        world.run(1)
-        assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-def test_a_pod_keeps_its_node_and_its_end_begins_the_time_anew(world: KarpenterWorld) -> None:
-    """Consolidation waits from the end of the last pod, also if a stand-in started since knows nothing of it."""
-    node = replica(world, consolidateAfter="1m")
-    world.pod("work", node)
-    world.run(1_000)
-    assert "Consolidatable" not in world.conditions("one")
-    world.kube.patch_status(PODS, "work", {"status": {"phase": "Succeeded"}}, namespace="default")
-    world.play()
-    world.karpenter = world.fresh()
-
-    world.run(60 + RECLAIM_S - 1)
-
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-    world.run(1)
-    assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-def test_a_pod_that_comes_in_the_last_moment_saves_the_node(world: KarpenterWorld) -> None:
-    """What was found empty is looked at again before it is deleted."""
-    node = replica(world)
-    world.run(RECLAIM_S - 1)
-    assert "True" == world.conditions("one")["Consolidatable"]
-
-    world.pod("work", node)
-    world.run(1_000)
-
-    assert "Consolidatable" not in world.conditions("one")
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-
-
-def test_a_daemon_pod_does_not_keep_a_node(world: KarpenterWorld) -> None:
-    """It belongs to the node, not to a workload."""
-    world.pod("agent", replica(world), **DAEMON)
-
-    world.run(RECLAIM_S)
-
-    assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-def test_a_protected_node_is_kept_until_the_node_itself_is_released(world: KarpenterWorld) -> None:
-    """The protection comes from the claim at first; taken off the claim alone it stays, taken off the node it ends."""
-    node = replica(world, held=True)
-    world.run(1_000)
-    annotate(world, NODE_CLAIMS, "one", dict.fromkeys(HOLD))
-    world.run(1_000)
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-
-    annotate(world, NODES, node, dict.fromkeys(HOLD))
-    world.run(RECLAIM_S - 1)
-
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-    world.run(1)
-    assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-@pytest.mark.parametrize("value", ["True", "false", "1h", ""])
-def test_only_the_exact_value_protects_a_node(world: KarpenterWorld, value: str) -> None:
-    """Durations are for pods, and nothing else is a word for true."""
-    world.pool()
-    world.claim("one", pool="gpus", annotations={"karpenter.sh/do-not-disrupt": value})
-
-    world.run(BOOT_S + RECLAIM_S)
-
-    assert "deletionTimestamp" in world.live("one")["metadata"]
-
-
-def test_a_node_that_is_protected_in_the_last_moment_stays(world: KarpenterWorld) -> None:
-    """Protection holds back what was already found empty."""
-    node = replica(world)
-    world.run(RECLAIM_S - 1)
-
-    annotate(world, NODES, node, HOLD)
-    world.run(1_000)
-
-    assert "deletionTimestamp" not in world.live("one")["metadata"]
-    assert "Consolidatable" not in world.conditions("one")
-
-
-def test_the_node_pool_counts_its_nodes(world: KarpenterWorld) -> None:
-    """Launched claims count with what they have, claims of no pool and of others do not."""
-    world.pool(consolidateAfter="Never")
-    world.claim("one", pool="gpus")
-    world.claim("two", pool="gpus")
-    world.claim("three")
-
-    world.play()
-
-    counted = {"nodes": "2", "cpu": "8", "memory": str(32 * 2**30), "pods": "220", "nvidia.com/gpu": "2"}
-    assert {"nodes": 2, "resources": counted} == world.kube.get(NODE_POOLS, "gpus")["status"]
-    world.kube.delete(NODE_CLAIMS, "one")
-    world.kube.delete(NODE_CLAIMS, "two")
-    world.run(SHUTDOWN_S)
-    assert {"nodes": 0, "resources": {"nodes": "0"}} == world.kube.get(NODE_POOLS, "gpus")["status"]
-
-
-def test_a_node_pool_that_the_schema_would_refuse_is_reported(world: KarpenterWorld) -> None:
-    """A wrong value names the pool and the field."""
-    world.pool(consolidateAfter="soon")
-
-    with pytest.raises(BadInputError, match=r"nodepool gpus: spec\.disruption\.consolidateAfter is 'soon'"):
-        world.play()
 
 
 # --- time ---

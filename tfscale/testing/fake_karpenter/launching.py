@@ -46,7 +46,7 @@ class Launcher:
             self._again_s[claim.uid] = again_s
             return again_s
         try:
-            self._launched(claim, self._machines.of.get(claim.uid) or self._order(claim), now_s)
+            self._launched(claim, self._order(claim), now_s)
         except NotLaunchedError as error:
             failed = Condition(type=LAUNCHED, status="Unknown", reason=error.reason, message=str(error))
             write_status(self._kube, claim, now_s, failed)

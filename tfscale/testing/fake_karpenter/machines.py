@@ -52,7 +52,10 @@ class Machines:
         return before != self.of.keys()
 
     def order(self, claim: Claim, offers: list[Offer]) -> SimulatedMachine:
-        """Return a new machine for the claim, of any of the offers, best first. Raises one of the errors of this file."""
+        """Return the machine for the claim, of any of the offers, best first. Raises one of the errors of this file.
+
+        The uid of the claim makes the token: a call whose reply was lost launches nothing more when it is made again.
+        """
         parameters = fleet_parameters(
             offers,
             count=1,
