@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from tfscale.errors import BadInputError, LaunchRefusedError, NotFoundError, Problem
+from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, NotFoundError, Problem
 from tfscale.kube.fields import named
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
@@ -23,7 +22,8 @@ from tfscale.spec import suggest
 
 __all__ = ["ReuseNodeClaimMode"]
 
-log = logging.getLogger(__name__)
+_TRIES = 3
+"""How often the protection is taken off again after somebody else wrote in between."""
 
 
 class ReuseNodeClaimMode:
@@ -123,16 +123,30 @@ class ReuseNodeClaimMode:
                     self._unmark(NODE_CLAIMS, claim)
 
     def _unmark(self, kind: Kind, obj: Json | None) -> None:
-        """Take our protection off an object, unless somebody changed it since it was read: then it is looked at again."""
-        if obj is None or not _is_marked(obj):
-            return
-        meta = obj["metadata"]
-        expected = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
-        annotations = {DO_NOT_DISRUPT: None, PROTECTED: None}
+        """Take our protection off an object. Where somebody wrote it since, as Karpenter often does, it is looked at again."""
+        for left in reversed(range(_TRIES)):
+            if obj is None or not _is_marked(obj):
+                return
+            meta = obj["metadata"]
+            expected = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+            annotations = {DO_NOT_DISRUPT: None, PROTECTED: None}
+            try:
+                self._kube.patch(kind, meta["name"], {"metadata": {**expected, "annotations": annotations}})
+            except NotFoundError:
+                return
+            except ConflictError:
+                if not left:
+                    raise
+                obj = self._again(kind, meta["name"], uid=meta["uid"])
+            else:
+                return
+
+    def _again(self, kind: Kind, name: str, *, uid: str) -> Json | None:
         try:
-            self._kube.patch(kind, meta["name"], {"metadata": {**expected, "annotations": annotations}})
+            found = self._kube.get(kind, name)
         except NotFoundError:
-            log.debug("%s %s is gone already", kind.kind, meta["name"])
+            return None
+        return found if found["metadata"]["uid"] == uid else None
 
     def _node_of(self, claim: Json) -> Json | None:
         status = named("nodeclaim", claim).at("status")
