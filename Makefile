@@ -1,11 +1,11 @@
-# The promises: `make demo`, `make test` and `make check` need nothing but Python 3.11 or newer.
+# The promises: `make demo`, `make test` and `make check` need nothing but Python 3.11 or newer; `make test-cluster` needs Go, too.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check fuzz format clean
+.PHONY: help demo test check fuzz tools test-cluster format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,10 +14,16 @@ demo: $(INSTALLED) ## Give the same pods to three modes on a simulated cloud and
 	$(BIN)/python -m tfscale simulate examples/three-modes.yaml
 
 test: $(INSTALLED) ## Run the whole default test suite.
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --ignore tests/cluster
 
 fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many random scenarios.
 	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py tests/test_simulated.py tests/test_three_modes.py
+
+tools: ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
+	tools/build.sh
+
+test-cluster: $(INSTALLED) tools ## Run the tests that need a real control plane.
+	$(BIN)/python -m pytest tests/cluster
 
 check: $(INSTALLED) ## Lint, format, types, import contracts.
 	$(BIN)/ruff check .

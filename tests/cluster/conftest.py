@@ -1,0 +1,69 @@
+"""The real control plane, for tests that need one: built by ``make tools``, which needs Go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.control_plane import PROGRAMS, TOOLS, ControlPlane
+from tfscale.errors import AlreadyExistsError, NotFoundError
+from tfscale.kube.client import KubeClient
+from tfscale.kube.port import Kind
+from tfscale.manifests import read_manifests
+
+CRDS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tools() -> None:
+    missing = [name for name in PROGRAMS if not (TOOLS / name).is_file()]
+    if missing:
+        pytest.skip(f"tools/bin has no {missing[0]}: `make tools` builds it, which needs Go")
+
+
+@pytest.fixture
+def control_plane(tmp_path: Path) -> Iterator[ControlPlane]:
+    """Give an API server of its own to one test."""
+    with ControlPlane(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def kube(control_plane: ControlPlane) -> KubeClient:
+    """Give a client of it."""
+    return KubeClient.connect(kubeconfig=str(control_plane.kubeconfig), context=None)
+
+
+def define(kube: KubeClient, *files: Path) -> None:
+    """Install custom resource definitions and wait until they are served."""
+    for path in files:
+        for manifest in read_manifests(path.read_text(encoding="utf-8"), name=path.name):
+            with suppress(AlreadyExistsError):
+                kube.create(CRDS, manifest.value)
+            spec = manifest.value["spec"]
+            names, version = spec["names"], spec["versions"][0]["name"]
+            served = Kind(spec["group"], version, names["plural"], names["kind"], namespaced=spec["scope"] == "Namespaced")
+            eventually(partial(is_served, kube, served), f"{served.plural} are served")
+
+
+def is_served(kube: KubeClient, kind: Kind) -> bool:
+    """Return whether objects of a kind can be listed."""
+    try:
+        kube.list(kind)
+    except NotFoundError:
+        return False
+    return True
+
+
+def eventually(holds: Callable[[], object], what: str, *, within_s: float = 60) -> None:
+    """Wait until something holds, or fail with what was waited for."""
+    end_s = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > end_s:
+            pytest.fail(f"not within {within_s:g} s: {what}")
+        time.sleep(0.2)
