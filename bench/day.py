@@ -65,7 +65,7 @@ def scenario(mode: str, pods: int) -> str:
             "metadata": {"name": "gpu"},
             "spec": {
                 "template": {"spec": {"nodeClassRef": _CLASS, "requirements": []}},
-                "disruption": {"consolidationPolicy": "WhenEmptyOrUnderutilized", "consolidateAfter": "5m"},
+                "disruption": {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "5m"},
             },
         },
         {

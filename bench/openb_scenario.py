@@ -129,7 +129,7 @@ _KARPENTER: tuple[Json, ...] = (
                     "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}],
                 }
             },
-            "disruption": {"consolidationPolicy": "WhenEmptyOrUnderutilized", "consolidateAfter": "1m"},
+            "disruption": {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "1m"},
         },
     },
 )

@@ -17,6 +17,7 @@ from tests.test_reconcile import FACTOR, CrashError, CrashingKube, restarted
 from tfscale.account import Account
 from tfscale.cli import Exit, main
 from tfscale.kube.port import EVENTS, GPU_POOLS, NODE_CLAIMS, NODE_REQUESTS, NODES, PODS, Json
+from tfscale.quantity import time_s
 from tfscale.reconcile import Reconciler, Report, run
 from tfscale.scenario import Capacity, Fault, KarpenterStops, MachinesStop, Restart, Scenario, read_scenario
 from tfscale.simulate import World, open_world
@@ -221,6 +222,29 @@ def name(obj: Json) -> str:
 def kept(obj: Json) -> bool:
     """Return whether it says that it must not be disrupted."""
     return "true" == (obj["metadata"].get("annotations") or {}).get("karpenter.sh/do-not-disrupt")
+
+
+def test_startup_taints_are_waited_for_and_nothing_else_is_bought_meanwhile() -> None:
+    """A kubelet that is Ready says nothing about what fits: as many machines as without the taint, and no type is avoided."""
+    taint = {"key": "example.com/agent", "effect": "NoSchedule"}
+    whole = one_pool("claimed")
+    with open_world(whole) as world:
+        usual = shown(world).account.pools["claimed"]
+    for kind, obj in whole.objects:
+        if kind == GPU_POOLS:
+            obj["spec"]["options"]["startupTaints"] = [taint]
+    with open_world(whole) as world:
+
+        def agent(_: Report) -> None:
+            assert not world.kube.get(GPU_POOLS, "claimed").get("status", {}).get("setAside")
+            for node in world.kube.list(NODES).items:
+                left = [one for one in node["spec"].get("taints", ()) if one["key"] != taint["key"]]
+                if world.now_s() >= time_s(node["metadata"]["creationTimestamp"]) + 40 and left != node["spec"].get("taints", []):
+                    world.kube.patch(NODES, name(node), {"spec": {"taints": left}})
+
+        slow = shown(world, agent).account.pools["claimed"]
+
+    assert (usual.launched, usual.bound) == (slow.launched, slow.bound)
 
 
 @pytest.mark.parametrize("pool", ["claimed", "shared"])

@@ -168,7 +168,8 @@ class _View:
             return None
         if node is None or not node.ready:
             return None
-        want = f"the region, account and cluster name of {request.machine_id}: its node {node.name} is Ready"
+        ours = "region, account, cluster name, or the claim's label and annotation"
+        want = f"what tells that {request.machine_id} is ours ({ours}): its node {node.name} is Ready"
         return Problem(where=where, field="mode's listing", value=f"without {request.machine_id}", want=want)
 
     def _event(self, request: NodeRequest, node: Node | None) -> tuple[Event | None, str]:

@@ -61,6 +61,14 @@ STALE = (
     "compatibility.karpenter.k8s.aws/cluster-name-tagged",
 )
 CUSTOM = ("team", "example.com/tier")
+TRUE = {
+    INSTANCE_TYPE: "g6.xlarge",
+    ZONE: A,
+    CAPACITY_TYPE: "on-demand",
+    "kubernetes.io/arch": "amd64",
+    "karpenter.k8s.aws/instance-family": "g6",
+}
+"""Facts of the machine that the tests' pool wants: what a template may be labelled with."""
 VALUES = st.sampled_from(["x", "y", "stale"])
 
 
@@ -78,7 +86,8 @@ def replica(mode: ReuseNodeClaimMode) -> Json:
 
 
 @given(
-    labels=texts(*FACTS, *CUSTOM),
+    labels=texts(*CUSTOM),
+    facts=st.sets(st.sampled_from(sorted(TRUE))),
     annotations=texts(*STALE, *CUSTOM),
     claim_labels=texts(*FACTS, *CUSTOM),
     claim_annotations=texts(*STALE, DO_NOT_DISRUPT),
@@ -88,6 +97,7 @@ def replica(mode: ReuseNodeClaimMode) -> Json:
 def test_a_replica_keeps_the_template_and_nothing_stale(
     *,
     labels: dict[str, str],
+    facts: set[str],
     annotations: dict[str, str],
     claim_labels: dict[str, str],
     claim_annotations: dict[str, str],
@@ -99,7 +109,7 @@ def test_a_replica_keeps_the_template_and_nothing_stale(
         {"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"], "minValues": minimum},
         {"key": INSTANCE_TYPE, "operator": "In", "values": ["g6.xlarge", "g6e.xlarge"], "minValues": minimum},
     ]
-    template = {"labels": labels, "annotations": annotations}
+    template = {"labels": {**labels, **{key: TRUE[key] for key in facts}}, "annotations": annotations}
     kube = cluster(node_pool(requirements=requirements, template=template, metadata={"annotations": hashes}))
     source = {"name": "gpu-abcde", "labels": {**claim_labels, "karpenter.sh/nodepool": "gpu"}, "annotations": claim_annotations}
     kube.create(NODE_CLAIMS, {"metadata": source, "spec": {"resources": {"requests": {"cpu": "3"}}}})
@@ -121,7 +131,7 @@ def test_a_replica_keeps_the_template_and_nothing_stale(
         "blockOwnerDeletion": True,
     }
     assert {"name", "labels", "annotations", "ownerReferences"} == meta.keys()
-    assert {key: value for key, value in labels.items() if key in CUSTOM} | own == meta["labels"]
+    assert labels | own == meta["labels"]
     assert {key: value for key, value in annotations.items() if key in CUSTOM} | hashes | ours == meta["annotations"]
     assert [owner] == meta["ownerReferences"]
     assert {"nvidia.com/gpu": "1"} == spec["resources"]["requests"]
@@ -267,6 +277,21 @@ def test_a_release_that_was_cut_off_is_done_again() -> None:
 
     assert mode.observe()[0].protected_until_s is None
     assert {DO_NOT_DISRUPT: "true"}.items() <= kube.get(NODES, "node-batch-0")["metadata"]["annotations"].items()
+
+
+def test_a_node_that_is_marked_although_its_claim_is_not_is_released_too() -> None:
+    """Karpenter copies the claim's annotations, and only later names the node in the claim: in between, a release may come."""
+    kube = cluster(node_pool())
+    mode = protected(kube)
+    mode.release(["batch-0"])
+    launched(kube, "batch-0")
+    kube.patch(NODES, "node-batch-0", {"metadata": {"annotations": {DO_NOT_DISRUPT: "true", "tfscale.io/protected": "true"}}})
+    kube.patch_status(NODE_CLAIMS, "batch-0", {"status": {"nodeName": None}})
+    assert [NOW_S + 300] == [machine.protected_until_s for machine in mode.observe()]
+    mode.release(["batch-0"])
+
+    assert [None] == [machine.protected_until_s for machine in mode.observe()]
+    assert DO_NOT_DISRUPT not in kube.get(NODES, "node-batch-0")["metadata"]["annotations"]
 
 
 def test_a_release_leaves_others_alone() -> None:

@@ -235,3 +235,15 @@ def test_a_pool_with_room_stands_in_for_a_full_one() -> None:
     assert ["second"] == [offer.labels["karpenter.sh/nodepool"] for offer in mode.offers()]
     with pytest.raises(LaunchRefusedError, match=f"no NodePool allows g6.xlarge/{A}/on-demand any more"):
         batch_of(mode, before, name="late")
+
+
+def test_labels_of_the_template_that_name_facts_are_requirements() -> None:
+    """As for Karpenter: they choose zone and type. On the claim they would hide what was really launched."""
+    labels = {ZONE: B, "karpenter.k8s.aws/instance-family": "g6", "team": "vision"}
+    mode = reuse(cluster(node_pool(template={"labels": labels})))
+    (claim,) = batch_of(mode, mode.offers()).parameters["claims"].values()
+    asked = {item["key"]: item["values"] for item in claim["spec"]["requirements"]}
+
+    assert {("g6", B)} == {(offer.instance_type.partition(".")[0], offer.zone) for offer in mode.offers()}
+    assert ([B], ["g6"]) == (asked[ZONE], asked["karpenter.k8s.aws/instance-family"])
+    assert {"team": "vision"} == {key: value for key, value in claim["metadata"]["labels"].items() if key in labels}

@@ -37,6 +37,18 @@ _VRAM_LABELS = ("nvidia.com/gpu.memory", "karpenter.k8s.aws/instance-gpu-memory"
 _MTFLOPS_LABEL = f"{OWN_PREFIX}/gpu-mtflops"
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_PREFIX = "nvidia.com/mig-"
+_INITIALIZED = "karpenter.sh/initialized"
+_PASSING_DOMAIN = "readiness.k8s.io/"
+_PASSING_TAINTS = frozenset(
+    {
+        "karpenter.sh/disrupted",
+        "karpenter.sh/unregistered",
+        "node.cloudprovider.kubernetes.io/uninitialized",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    }
+)
+"""Taints of a node that starts, or that is about to go. Source: Karpenter 1.14, the known ephemeral taints."""
 
 
 def idle_mark(since_s: int | None) -> Json:
@@ -50,12 +62,18 @@ def machine_id(node: Field) -> str:
     Of a provider id that does not end with an instance id it is everything behind the scheme. Behind a node of Karpenter
     stands a NodeClaim, which the node names as its owner once it is registered.
     """
-    for owner in node.at("metadata", "ownerReferences").items():
-        if owner.at("kind").text() == NODE_CLAIMS.kind and owner.at("apiVersion").text().startswith(f"{NODE_CLAIMS.group}/"):
-            return owner.at("name").needed()
+    if claim := _claim_of(node):
+        return claim
     behind = node.at("spec", "providerID").text().rpartition("://")[2]
     last = behind.rpartition("/")[2]
     return last if last.startswith("i-") else behind
+
+
+def _claim_of(node: Field) -> str:
+    for owner in node.at("metadata", "ownerReferences").items():
+        if owner.at("kind").text() == NODE_CLAIMS.kind and owner.at("apiVersion").text().startswith(f"{NODE_CLAIMS.group}/"):
+            return owner.at("name").needed()
+    return ""
 
 
 def read_node(
@@ -139,7 +157,21 @@ def _is_ready(node: Field) -> bool:
 def _closed(node: Field) -> str:
     if node.at("metadata", "deletionTimestamp").given:
         return "it is being deleted"
-    return "it is cordoned" if node.at("spec", "unschedulable").flag() else ""
+    return "it is cordoned" if node.at("spec", "unschedulable").flag() else _starting(node)
+
+
+def _starting(node: Field) -> str:
+    """Return why the node is not open although its kubelet may be Ready, or nothing.
+
+    Its taints say nothing about what fits there while some of them are still to go. Which of them are startup taints only
+    Karpenter knows, and it labels the node when they are gone and all that was asked for is there.
+    """
+    keys = [taint.at("key").text() for taint in node.at("spec", "taints").items()]
+    passing = [key for key in keys if key in _PASSING_TAINTS or key.startswith(_PASSING_DOMAIN)]
+    if passing:
+        return f"its taint {passing[0]} is only for now"
+    labelled = node.at("metadata", "labels", _INITIALIZED).text() == "true"
+    return "Karpenter has not initialized it yet" if _claim_of(node) and not labelled else ""
 
 
 def _idle_since_s(node: Field) -> int | None:

@@ -47,7 +47,7 @@ class NodePool:
     annotations: Mapping[str, str]
     spec: Mapping[str, Any]
     requirements: tuple[Json, ...]
-    """As the template has them, without ``minValues``."""
+    """As the template has them, without ``minValues``, and its labels that name facts."""
     conditions: tuple[Requirement, ...]
     """The same, to be held against labels."""
     taints: tuple[Taint, ...]
@@ -105,10 +105,11 @@ def read_node_pool(obj: Json, pool: str) -> NodePool:
     root = named("nodepool", obj)
     name, template = root.at("metadata", "name").needed(), root.at("spec", "template")
     ref = _class_ref(template.at("spec", "nodeClassRef"))
-    items = template.at("spec", "requirements").items()
-    conditions = tuple(map(_condition, items))
     labels = template.at("metadata", "labels").text_map()
     given = {key: value for key, value in labels.items() if not is_fact(key, ref.group)}
+    facts = {key: value for key, value in labels.items() if key not in given}
+    items = (*template.at("spec", "requirements").items(), *_as_requirements(template.at("metadata", "labels"), facts))
+    conditions = tuple(map(_condition, items))
     own = {NODE_POOL: name, **class_label(ref), POOL_LABEL: pool}
     return NodePool(
         name=name,
@@ -123,6 +124,12 @@ def read_node_pool(obj: Json, pool: str) -> NodePool:
         taints=tuple(map(_taint, template.at("spec", "taints").items())),
         refusal=next(_refusals(root, labels.get(POOL_LABEL, pool), pool, len(items)), ""),
     )
+
+
+def _as_requirements(place: Field, labels: Mapping[str, str]) -> Iterator[Field]:
+    """Yield what Karpenter makes of labels that say what is launched. On a claim, they would hide what really was."""
+    for key, value in sorted(labels.items()):
+        yield Field(place.where, f"{place.path}[{key}]", {"key": key, "operator": "In", "values": [value]})
 
 
 def _class_ref(place: Field) -> NodeClassRef:

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, NotFoundError, Problem
 from tfscale.kube.fields import named
+from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
@@ -102,9 +103,11 @@ class ReuseNodeClaimMode:
     def observe(self) -> Sequence[Machine]:
         """Return this pool's claims, each with the time until which it is kept from disruption."""
         with translated("observe"):
+            nodes = self._nodes()
             return [
-                replace(self._claims.machine(claim), protected_until_s=self._protected_until_s(claim))
+                replace(machine, protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)))
                 for claim in self._claims.all()
+                for machine in (self._claims.machine(claim),)
             ]
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
@@ -114,12 +117,14 @@ class ReuseNodeClaimMode:
     def release(self, machine_ids: Sequence[str]) -> None:
         """Take the protection off nodes and claims, where it is ours. Karpenter looks at the node alone.
 
-        The claim comes last: as long as it is marked, all of this is done again.
+        It may copy the claim's annotations to the node after both were read here: a machine counts as protected as long as
+        either of them is marked, so that this is done again.
         """
         with translated("release"):
+            nodes = self._nodes()
             for claim in self._claims.all():
-                if claim["metadata"]["name"] in machine_ids and _is_marked(claim):
-                    self._unmark(NODES, self._node_of(claim))
+                if claim["metadata"]["name"] in machine_ids:
+                    self._unmark(NODES, nodes.get(self._claims.machine(claim).provider_id))
                     self._unmark(NODE_CLAIMS, claim)
 
     def _unmark(self, kind: Kind, obj: Json | None) -> None:
@@ -148,19 +153,13 @@ class ReuseNodeClaimMode:
             return None
         return found if found["metadata"]["uid"] == uid else None
 
-    def _node_of(self, claim: Json) -> Json | None:
-        status = named("nodeclaim", claim).at("status")
-        if not status.at("nodeName").given:
-            return None
-        try:
-            node = self._kube.get(NODES, status.at("nodeName").needed())
-        except NotFoundError:
-            return None
-        # A name may have gone to another machine.
-        return node if node["spec"].get("providerID") == status.at("providerID").value else None
+    def _nodes(self) -> dict[str, Json]:
+        """Return this pool's nodes by provider id. A claim names its node only some time after the node has its annotations."""
+        listed = self._kube.list(NODES, label_selector=f"{POOL_LABEL}={self._pool.name}").items
+        return {node["spec"]["providerID"]: node for node in listed if node["spec"].get("providerID")}
 
-    def _protected_until_s(self, claim: Json) -> int | None:
-        if not _is_marked(claim):
+    def _protected_until_s(self, claim: Json, node: Json | None) -> int | None:
+        if not any(_is_marked(obj) for obj in (claim, node) if obj):
             return None
         root = named("nodeclaim", claim)
         initialized = condition(root, "Initialized")
