@@ -51,8 +51,8 @@ class Account:
     """Every problem that was seen, each once."""
     unreachable: tuple[str, ...] = ()
     """Pools whose cloud gave no answer at the last tick."""
-    failed: int = 0
-    """Actions of the last tick that could not be carried out."""
+    failed: tuple[str, ...] = ()
+    """The actions of the last tick that could not be carried out, and why."""
     ticks: int = 0
     planned: list[str] = field(default_factory=list)
     """The plan of the last tick, a line each."""
@@ -65,7 +65,7 @@ class Account:
         self.ticks += 1
         self.unreachable = report.unreachable
         self.planned = [*report.plan.lines()]
-        self.failed = len(report.failed)
+        self.failed = tuple(line for outcome in report.failed for line in _lines(outcome))
         for problem in report.problems:
             if problem not in self.problems:
                 self.problems[problem] = None
@@ -121,10 +121,11 @@ class Account:
             yield from (f"  {problem}" for problem in self.problems)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the totals of all pools, the problems and the number of ticks."""
+        """Return the totals of all pools, the problems, what failed at last, and the number of ticks."""
         return {
             "pools": {name: totals.as_json() for name, totals in sorted(self.pools.items())},
             "problems": [str(problem) for problem in self.problems],
+            "failed": list(self.failed),
             "complete": self.complete,
             "ticks": self.ticks,
         }

@@ -15,19 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError, get_subcommand
+from pydantic_settings import CliApp, CliSettingsSource, SettingsError, get_subcommand
 
 from tfscale import __version__
-from tfscale.errors import (
-    BadInputError,
-    CloudUnreachableError,
-    ClusterUnreachableError,
-    TfscaleError,
-)
-from tfscale.settings import Plan, Reconcile, Settings, Simulate
+from tfscale.errors import BadInputError, CloudUnreachableError, ClusterUnreachableError, TfscaleError
+from tfscale.quantity import time_s
+from tfscale.settings import HelpText, Plan, Reconcile, Settings, Simulate
 
 if TYPE_CHECKING:
     from tfscale.account import Account
@@ -55,7 +51,8 @@ class Exit(IntEnum):
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. `args` default to the process's own."""
     try:
-        return _run(CliApp.run(Settings, cli_args=list(sys.argv[1:] if args is None else args)))
+        flags = CliSettingsSource[Any](Settings, formatter_class=HelpText)
+        return _run(CliApp.run(Settings, cli_args=list(sys.argv[1:] if args is None else args), cli_settings_source=flags))
     except SystemExit as ended:
         return int(ended.code or 0)
     except (ValidationError, SettingsError) as error:
@@ -157,7 +154,7 @@ def _simulate(settings: Settings, command: Simulate) -> int:
         policy=Policy(machine_lag_s=settings.machine_lag),
         keep_ended=False,
     )
-    with _stop_requested() as stop, simulate.open_scenario(command.file, ways, seed=command.seed) as world:
+    with simulate.open_scenario(command.file, ways, seed=command.seed) as world, _stop_requested() as stop:
         result = simulated(world, on_report=_Progress(world.stamp), stopped=stop.is_set)
         if command.output == "json":
             print(json.dumps(result.as_json(), indent=2))
@@ -173,7 +170,7 @@ def _plan(settings: Settings, command: Plan) -> int:
     from tfscale.preview import preview  # noqa: PLC0415 - the same
 
     dump = read_dump(command.file).changed_by(read_dump(command.pool))
-    latest_s = dump.latest_s() if command.now is None else command.now
+    latest_s = dump.latest_s() if command.now is None else time_s(command.now)
     result = preview(
         dump,
         now_s=int(time.time()) if latest_s is None else latest_s,
@@ -252,9 +249,18 @@ class _Teller:
 
 @contextmanager
 def _stop_requested() -> Iterator[Event]:
-    """Yield an event that Ctrl-C and SIGTERM set: the round under way is finished, then the run ends."""
+    """Yield an event that Ctrl-C and SIGTERM set: the round under way is finished, then the run ends.
+
+    The second one ends it at once. Nothing is lost by that: a round that breaks off anywhere is made good by the next one.
+    """
     stop = Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

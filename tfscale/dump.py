@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from tfscale.errors import BadInputError, Problem
-from tfscale.kube.fields import Field, tried
+from tfscale.kube.fields import Field, on_one_line, tried
 from tfscale.kube.port import (
     GPU_POOLS,
     LAUNCH_BATCHES,
@@ -53,6 +53,8 @@ _LONGEST_TOKEN = 6
 _LONGEST_VERSION = 20
 _SPACE = re.compile(r"\s*")
 _JSON = re.compile(r"\s*[{\[]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a character of UTF-16. JSON can say it without its other half, but nothing else can: not even be printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,8 @@ def read_dump(paths: Iterable[str]) -> Dump:
 
 def _files(path: str) -> Sequence[str]:
     try:
-        if path == _STDIN or not Path(path).is_dir():
+        # An empty path, as of a variable that is not set, would be the current directory.
+        if path in (_STDIN, "") or not Path(path).is_dir():
             return (path,)
         found = sorted(str(file) for file in Path(path).iterdir() if file.suffix in _SUFFIXES and file.is_file())
     except OSError as error:
@@ -139,7 +142,7 @@ def _text(path: str) -> str:
 
 
 def _read_file(path: str) -> bytes:
-    with Path(path).open("rb") as stream:
+    with open(path, "rb") as stream:  # noqa: PTH123 - a path that is empty is none
         return _read(stream)
 
 
@@ -177,6 +180,8 @@ def _json_documents(text: str, name: str) -> Iterator[tuple[int, Any]]:
         line += text.count("\n", end, start)
         try:
             value, end = decoder.raw_decode(text, start)
+            if _HALF.search(text, start, end):
+                json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise BadInputError(_json_problem(error, text, name)) from None
         yield line, value
@@ -239,7 +244,7 @@ def _key(place: Field) -> Key | str:
     own = place.at("metadata", "name").needed()
     kind = _KINDS.get((api_version, name))
     if kind is None:
-        return f"{name} ({api_version})"
+        return on_one_line(f"{name} ({api_version})")
     return kind, (place.at("metadata", "namespace").text() or "default") if kind.namespaced else "", own
 
 

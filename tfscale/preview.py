@@ -12,6 +12,7 @@ from tfscale.catalogue import snapshot
 from tfscale.dump import Dump
 from tfscale.errors import BadInputError, Problem, RefusedObjectError
 from tfscale.gpus import GpuTable
+from tfscale.kube.fields import named
 from tfscale.kube.port import GPU_POOLS, NODE_CLASSES, NODE_REQUESTS, Json, Kind
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.offline import offline
@@ -121,11 +122,11 @@ class _Restored(FakeKube):
 
 def _restore(dump: Dump, kube: FakeKube) -> Iterator[Problem]:
     """Put all objects into the cluster; yield what no cluster would have stored."""
-    for (kind, namespace, name), obj in dump.objects.items():
+    for (kind, _, _), obj in dump.objects.items():
         try:
             kube.restore(kind, obj)
         except RefusedObjectError as error:
-            where = f"{kind.kind.lower()} {namespace}/{name}" if namespace else f"{kind.kind.lower()} {name}"
+            where = named(kind.kind.lower(), obj).where
             yield Problem(where=where, field="object", value=str(error), want="an object that an API server accepts")
 
 

@@ -5,14 +5,34 @@ Only the CLI reads this; the library takes plain values.
 
 from __future__ import annotations
 
+from argparse import Action, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, model_validator
 from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
 from tfscale.quantity import time_s
 
-__all__ = ["Plan", "Reconcile", "Settings", "Simulate"]
+__all__ = ["HelpText", "Plan", "Reconcile", "Settings", "Simulate"]
+
+
+class HelpText(RawDescriptionHelpFormatter):
+    """Help as people read it: no default where there is none, and files are called so."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return (action.help or "").removesuffix(" (default: (none))").removesuffix(" (default: [])")
+
+    def _metavar_formatter(self, action: Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if action.metavar == "list[str]":
+            action.metavar = "FILE"
+        return super()._metavar_formatter(action, default_metavar)
+
+
+def _as_time(text: str | None) -> str | None:
+    if text is not None:
+        time_s(text)
+    return text
 
 
 class Reconcile(BaseModel):
@@ -65,7 +85,7 @@ class Simulate(BaseModel):
 
 
 class Plan(BaseModel):
-    """Print what would be done in a cluster, and why, from dumps of its objects alone; nothing is called or changed."""
+    """Print what would be done in a cluster, and why, from dumps of its objects alone. Exit code 10: there is something to do."""
 
     file: Annotated[
         list[str],
@@ -76,8 +96,8 @@ class Plan(BaseModel):
     ] = []
     pool: Annotated[list[str], Field(description="file with GPUPools, beside those of the dump or instead of them")] = []
     now: Annotated[
-        int | None,
-        BeforeValidator(time_s),
+        str | None,
+        AfterValidator(_as_time),
         Field(description="time of the dump (RFC 3339); default: the latest that it mentions"),
     ] = None
     output: Annotated[
@@ -101,6 +121,7 @@ class Settings(BaseSettings):
         cli_prog_name="tfscale",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_use_class_docs_for_groups=True,
         cli_parse_none_str="(none)",
         cli_exit_on_error=True,
         extra="forbid",

@@ -111,7 +111,13 @@ class World:
             kube=self.kube,
             mode_of=modes.load,
             open_with=lambda pool: ModeContext(
-                pool=pool, gpus=gpus, kube=self.kube, cluster=ways.cluster, catalogue=catalogue, aws=cloud.session
+                pool=pool,
+                gpus=gpus,
+                kube=self.kube,
+                cluster=ways.cluster,
+                catalogue=catalogue,
+                aws=cloud.session,
+                sleep=lambda _: None,
             ),
             gpus=gpus,
             prefix=ways.prefix,
@@ -144,6 +150,11 @@ class World:
     def now_s(self) -> int:
         """Return the simulated time."""
         return self._now_s
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the scenario says when it ends."""
+        return self._end_s is not None
 
     def over(self) -> bool:
         """Return whether the end that the scenario sets is reached."""

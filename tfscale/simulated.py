@@ -53,9 +53,12 @@ class Simulated:
             yield ""
         yield f"{self.world.stamp(self.end_s)} simulated, {self.account.ticks} rounds"
         yield from _table(_POOL, [self._row(name, totals) for name, totals in sorted(self.account.pools.items())])
-        for totals in self.account.pools.values():
+        for name, totals in sorted(self.account.pools.items()):
             yield from (f"  {pod}: {'; '.join(reasons)}" for pod, reasons in sorted(totals.unmet.items()))
+            if unpriced := self.timeline.unpriced_machines(name):
+                yield f"  the cost lacks machines whose price is not known, up to {unpriced} at once"
         yield from (f"problem {problem}" for problem in self.account.problems)
+        yield from self.account.failed
 
     def _samples(self, name: str) -> Iterator[tuple[int, Mapping[str, PoolState]]]:
         return ((time_s, states) for time_s, states in self.timeline.samples(self.end_s, most=_MOST_IN_TEXT) if name in states)
@@ -104,7 +107,10 @@ _POOL = {
 
 
 def simulated(world: World, *, on_report: Callable[[Report], None], stopped: Callable[[], bool]) -> Simulated:
-    """Run a world to its end, or until `stopped`. Raises ``ClusterError`` where a real loop would."""
+    """Run a world to its end, or until `stopped`.
+
+    Where the scenario does not say when that is, it is when nothing is left to happen, or actions keep failing.
+    """
     account = Account()
     timeline = Timeline(start_s=world.start_s, prices=world.prices)
     pools: dict[str, str] = {}
@@ -115,7 +121,7 @@ def simulated(world: World, *, on_report: Callable[[Report], None], stopped: Cal
         account.add(report)
         on_report(report)
 
-    run(world.reconciler, world, until_idle=True, on_report=tell, stopped=lambda: stopped() or world.over())
+    run(world.reconciler, world, until_idle=not world.has_end, on_report=tell, stopped=lambda: stopped() or world.over())
     return Simulated(world=world, account=account, timeline=timeline, modes=pools, end_s=world.now_s())
 
 

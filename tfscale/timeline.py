@@ -1,6 +1,7 @@
 """What a run cost and how full it was, moment by moment: the reports of the loop as one state per pool and tick.
 
 Between two ticks nothing changes, for whatever happens is followed by a tick. So costs are exact, and any moment can be shown.
+While a cloud gives no answer its machines are taken to be those that were seen last.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 from typing import Any
 
-from tfscale.model import CARD_MILLI, Cluster, Machine, Node
+from tfscale.model import CARD_MILLI, Cluster, Node
 from tfscale.plan import Assign
 from tfscale.quantity import usd_text
 from tfscale.reconcile import Report
 
 __all__ = ["PoolState", "Timeline"]
 
-_STEPS_S = (10, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
+_STEPS_S = (10, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200)
 _HOUR_S = 3_600
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class PoolState:
     """Everything that is paid for, also what boots or is being given back."""
     micro_usd: int = 0
     """Per hour, of machines whose price is known."""
+    unpriced: int = 0
+    """Machines whose price is not known. One whose type is not known yet is not counted: it may never be launched."""
     pods: int = 0
     """On the nodes, daemons apart."""
     waiting: int = 0
@@ -100,9 +104,10 @@ class Timeline:
                 self._placed_s.setdefault(outcome.action.pool, cluster.now_s)
 
     def samples(self, end_s: int, *, most: int) -> Iterator[tuple[int, Mapping[str, PoolState]]]:
-        """Yield moments at equal distances and what was then, from the start on; unless it took years, not more than `most`."""
+        """Yield moments at equal distances and what was then, from the start on, not more than `most`."""
         length_s = end_s - self.start_s
-        step_s = next((step for step in _STEPS_S if length_s // step < most), _STEPS_S[-1])
+        whole_days = length_s // (most * _DAY_S) + 1
+        step_s = next((step for step in _STEPS_S if length_s // step < most), whole_days * _DAY_S)
         for time_s in range(self.start_s, end_s + 1, step_s):
             at = bisect_right(self._times_s, time_s)
             if at:
@@ -113,6 +118,7 @@ class Timeline:
         waits_s = sorted(self._waits_s[pool])
         return {
             "cost_usd": usd_text(self.cost_micro_usd(pool, end_s)),
+            "unpriced_machines": self.unpriced_machines(pool),
             "nodes_peak": max((states[pool].nodes for states in self._states if pool in states), default=0),
             "first_pod_after_s": self._placed_s[pool] - self._asked_s[pool] if pool in self._placed_s else None,
             "wait_p50_s": _percentile(waits_s, 50),
@@ -128,15 +134,17 @@ class Timeline:
                 total += states[pool].micro_usd * max(until_s - time_s, 0)
         return -(-total // _HOUR_S)
 
+    def unpriced_machines(self, pool: str) -> int:
+        """Return how many machines there were at most at once whose price is not known, so that the cost lacks them."""
+        return max((states[pool].unpriced for states in self._states if pool in states), default=0)
+
     def _state(self, cluster: Cluster, pool: str) -> PoolState:
         nodes = [node for node in cluster.nodes if node.pool == pool and node.ready]
-        machines = cluster.machines.get(pool, ())
         cards = [gpu for node in nodes for gpu in node.gpus]
         held = [_held(node) for node in nodes]
         return PoolState(
             nodes=len(nodes),
-            machines=len(machines),
-            micro_usd=sum(map(self._price, machines)),
+            **self._paid(cluster, pool),
             pods=sum(not pod.daemon for node in nodes for pod in node.pods),
             waiting=sum(demand.pool == pool for demand in cluster.demands),
             compute_milli=len(cards) * CARD_MILLI,
@@ -145,9 +153,19 @@ class Timeline:
             vram_held_mib=sum(mib for _, mib in held),
         )
 
-    def _price(self, machine: Machine) -> int:
-        instance_type, _, rest = machine.offer.partition("/")
-        return self.prices.get((instance_type, rest.rpartition("/")[2]), 0)
+    def _paid(self, cluster: Cluster, pool: str) -> dict[str, int]:
+        """Return the fields about machines: as last seen where the cloud gave no answer, for they are still paid for."""
+        if pool not in cluster.machines:
+            before = self._states[-1].get(pool, PoolState()) if self._states else PoolState()
+            return {"machines": before.machines, "micro_usd": before.micro_usd, "unpriced": before.unpriced}
+        machines = cluster.machines[pool]
+        prices = [self._price(machine.offer) for machine in machines if machine.offer]
+        known = [price for price in prices if price is not None]
+        return {"machines": len(machines), "micro_usd": sum(known), "unpriced": len(prices) - len(known)}
+
+    def _price(self, offer: str) -> int | None:
+        instance_type, _, rest = offer.partition("/")
+        return self.prices.get((instance_type, rest.rpartition("/")[2]))
 
 
 def _held(node: Node) -> tuple[int, int]:

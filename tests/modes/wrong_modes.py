@@ -84,6 +84,48 @@ class SeesOthers(ShelfMode):
         return list(self.shelf.machines.values())
 
 
+class SeesByPrefix(ShelfMode):
+    """Takes a pool whose name begins like its own for its own."""
+
+    def observe(self) -> Sequence[Machine]:
+        """Compare too little."""
+        return [machine for machine in self.shelf.machines.values() if machine.pool.startswith(self.pool.name)]
+
+
+class HidesWhatIsStopping(ShelfMode):
+    """Takes a machine for gone as soon as it is told to end."""
+
+    def observe(self) -> Sequence[Machine]:
+        """Leave out what still exists."""
+        return [machine for machine in super().observe() if not machine.stopping]
+
+
+class CannotTellMachinesApart(ShelfMode):
+    """Calls all of its nodes by one name."""
+
+    def observe(self) -> Sequence[Machine]:
+        """Give all the same provider id."""
+        return [replace(machine, provider_id="shelf://one") for machine in super().observe()]
+
+
+class BuysWhatIsWantedNow(ShelfMode):
+    """Looks at the pool instead of the record."""
+
+    def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        """Take today's offers."""
+        return super().launch(replace(batch, offers=tuple(offer.id for offer in self.offers())))
+
+
+class ForgetsWhenFull(ShelfMode):
+    """Looks for room before it looks for what it launched."""
+
+    def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        """Refuse a replay whose machines took the last room."""
+        if self.shelf.room == 0:
+            raise LaunchRefusedError("the shelf is full")
+        return super().launch(batch)
+
+
 class SharesMachines(ShelfMode):
     """Gives a request the first machine of the pool that is there."""
 
@@ -139,6 +181,15 @@ class OffersTheUnwanted(ShelfMode):
         return OFFERS
 
 
+class HeedsNoZone(ShelfMode):
+    """Offers machines in zones that the pool does not want."""
+
+    def offers(self) -> Sequence[Offer]:
+        """Filter by everything else."""
+        self.pool = replace(self.pool, wanted=replace(self.pool.wanted, zones=()))
+        return super().offers()
+
+
 class IsFree(ShelfMode):
     """Takes an unknown price for none."""
 
@@ -174,6 +225,23 @@ class StaysProtected(ShelfMode):
         super().put(replace(machine, protected_until_s=7))
 
 
+class ReleasesTheUnnamed(StaysProtected):
+    """Takes the protection from all of the pool's machines."""
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """Look at no name."""
+        for machine in self.observe() if machine_ids else ():
+            self.shelf.machines[machine.id] = replace(machine, protected_until_s=None)
+
+
+class EndsWhatItReleases(ShelfMode):
+    """Takes what nobody protects for what nobody needs."""
+
+    def release(self, machine_ids: Sequence[str]) -> None:
+        """End the machines."""
+        self.terminate(machine_ids)
+
+
 class HasNoEnd(ShelfMode):
     """Orders beyond the room there is."""
 
@@ -205,5 +273,5 @@ def contract_of(tested: type[ScalingMode]) -> type[ScalingModeContract]:
     return Contract
 
 
-MODES: tuple[type[ScalingMode], ...] = (ShelfMode, *ShelfMode.__subclasses__())
+MODES: tuple[type[ScalingMode], ...] = (ShelfMode, *ShelfMode.__subclasses__(), ReleasesTheUnnamed)
 globals().update({f"Test{tested.__name__}": contract_of(tested) for tested in MODES})

@@ -21,7 +21,12 @@ class InConfigMaps:
 
     Spec and status of such an object are JSON texts in ``data``; its labels, annotations and finalizers are the ConfigMap's
     own. What the API server does for custom resources it does here too: preconditions, finalizers, watches. It counts no
-    generations and checks no schema, and these kinds take no field selectors. ConfigMaps hold at most 1 MiB.
+    generations and checks no schema, and these kinds take no field selectors. A text that is no JSON any more is passed on
+    as it is, so that whoever reads the object can name it.
+
+    ConfigMaps hold at most 1 MiB, and names are shorter by the prefix ``tfscale.launchbatches.`` than the 253 characters of
+    Kubernetes: an object beyond that is refused. The service account needs get, list, watch, create, patch and delete for
+    ``configmaps`` in the namespace. Whoever may write there may make tfscale launch machines.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class InConfigMaps:
         """Merge into one of the texts. Somebody may write between our read and our write: then it is done again."""
         for left in reversed(range(_TRIES)):
             current = self._kube.get(CONFIG_MAPS, _name(kind, name), namespace=self._namespace)
-            merged = _merged(json.loads(current["data"].get(part, "{}")), patch.get(part, {}))
+            merged = _merged(_parts(current).get(part, {}), patch.get(part, {}))
             change = {
                 "metadata": {"resourceVersion": current["metadata"]["resourceVersion"], **meta},
                 "data": {part: _text(merged)},
@@ -157,13 +162,25 @@ def _object(kind: Kind, stored: Json) -> Json:
     meta = {key: value for key, value in stored["metadata"].items() if key != "namespace"}
     labels = {key: value for key, value in meta.pop("labels", {}).items() if key != KIND_LABEL}
     meta["name"] = meta["name"].removeprefix(_name(kind, ""))
-    parts = {part: json.loads(text) for part, text in stored.get("data", {}).items()}
     return {
         "apiVersion": kind.api_version,
         "kind": kind.kind,
         "metadata": meta | ({"labels": labels} if labels else {}),
-        **parts,
+        **_parts(stored),
     }
+
+
+def _parts(stored: Json) -> Json:
+    """Return spec and status. People edit ConfigMaps: one that is broken must not hide all others."""
+    data = stored.get("data") or {}
+    return {part: _value(data[part]) for part in ("spec", "status") if part in data}
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _merged(value: Any, patch: Any) -> Any:  # noqa: ANN401 - any JSON

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tfscale.errors import BadInputError, Problem
 from tfscale.quantity import quantity, time_s
 
-__all__ = ["Field", "named", "tried"]
+__all__ = ["Field", "named", "on_one_line", "tried"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -137,7 +137,7 @@ def named(kind: str, obj: object) -> Field:
     meta = obj.get("metadata") if isinstance(obj, Mapping) else None
     parts = [meta.get(key) for key in ("namespace", "name")] if isinstance(meta, Mapping) else [None]
     name = "/".join(part for part in parts if isinstance(part, str) and part) or "without a name"
-    return Field(f"{kind} {_on_one_line(name)}", "", obj)
+    return Field(f"{kind} {on_one_line(name)}", "", obj)
 
 
 def tried(problems: list[Problem], read: Callable[[], T], otherwise: D) -> T | D:
@@ -149,13 +149,14 @@ def tried(problems: list[Problem], read: Callable[[], T], otherwise: D) -> T | D
         return otherwise
 
 
-def _on_one_line(name: str) -> str:
+def on_one_line(name: str) -> str:
+    """Return a name that others chose as it can be printed: quoted where it would break the line."""
     return name if name.isprintable() else ascii(name)
 
 
 def _below(path: str, key: str) -> str:
     if not key.isidentifier():
-        return f"{path}[{_on_one_line(key)}]"
+        return f"{path}[{on_one_line(key)}]"
     return f"{path}.{key}" if path else key
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
@@ -32,6 +32,8 @@ class ModeContext:
     """Instance types by name, for modes whose cluster does not tell what a type is and costs."""
     aws: boto3.Session | None = None
     """The session to use instead of boto3's default chain of credentials."""
+    sleep: Callable[[float], None] | None = None
+    """Waits so many seconds between two tries of a call; None: really. A simulation has no time to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ class Ec2Mode:
     @classmethod
     def open(cls, context: ModeContext) -> Self:
         """Return the mode for one pool. Raises ``BadInputError`` for options that are wrong. Calls nobody."""
-        return cls(context, options_of(context.pool))
+        return cls(context, options_of(context.pool), sleep=context.sleep or time.sleep)
 
     def check(self) -> Sequence[Problem]:
         """Return what is missing in the account or the region, and each filter of the pool that leaves nothing to buy."""

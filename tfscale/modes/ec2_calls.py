@@ -28,6 +28,8 @@ T = TypeVar("T")
 # A call may take 30 s at most, so that with RETRY_WITHIN_S no read takes longer than a minute.
 _CONFIG = Config(connect_timeout=5, read_timeout=25, retries={"total_max_attempts": 1, "mode": "standard"})
 RETRY_WITHIN_S = 30
+MOST_TRIES = 8
+"""About what fits into that time; a simulation, which does not wait, needs a number that is the same every time."""
 
 _PRICING_REGION = "us-east-1"
 """The price list is served from a few regions only; it knows the prices of all."""
@@ -77,7 +79,7 @@ class Ec2Calls:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-            stop=tenacity.stop_before_delay(RETRY_WITHIN_S),
+            stop=tenacity.stop_before_delay(RETRY_WITHIN_S) | tenacity.stop_after_attempt(MOST_TRIES),
             sleep=self._sleep,
             reraise=True,
         )

@@ -110,7 +110,7 @@ class _Arrivals(Spec):
 class _Workload(Spec):
     name: _Name
     namespace: _Name = "default"
-    replicas: Annotated[int, Field(ge=1, le=10**6)] = 1
+    replicas: Annotated[int, Field(ge=1, le=10**5)] = 1
     arrive_after: Duration = 0
     arrivals: _Arrivals | None = None
     run_for: Annotated[Duration, Field(ge=1)] | None = None

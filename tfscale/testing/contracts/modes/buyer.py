@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -38,6 +38,12 @@ class Buyer:
     def restart(self) -> None:
         """Forget everything, as a new process does."""
         self.mode = self.ground.mode.open(self.ground.context(self.pool))
+
+    def wants(self, instance_type: str) -> None:
+        """Let the pool want one instance type alone from now on, as if somebody had edited it."""
+        context = self.ground.context(self.pool)
+        wanted = replace(context.pool.wanted, instance_types=(instance_type,))
+        self.mode = self.ground.mode.open(replace(context, pool=replace(context.pool, wanted=wanted)))
 
     def offers(self) -> list[Offer]:
         """Return what one call may name: offers of one capacity type, the best first."""

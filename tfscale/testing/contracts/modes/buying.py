@@ -92,6 +92,36 @@ class BuyingContract:
         assert {*_given(results).values()} == set(ground.really_there()) - before
         assert len({machine.id for machine in _machines(results)}) == 3
 
+    def test_a_lost_reply_that_took_the_last_room_costs_nothing(self, ground: Ground, buyer: Buyer) -> None:
+        """The replay tells of every machine that is there, although there is no room for another."""
+        before = set(ground.really_there())
+        batch = buyer.batch(2)
+        if not (ground.leave_room_for(2) and ground.lose_reply()):
+            pytest.skip("this ground cannot lose a reply, or has no end of capacity")
+        with pytest.raises(ModeError):
+            buyer.launch(batch)
+        buyer.restart()
+        told = _ids(_machines(buyer.launch(batch)))
+
+        assert told
+        assert told == set(ground.really_there()) - before
+
+    def test_a_call_means_what_was_recorded(self, ground: Ground, buyer: Buyer) -> None:
+        """And not what the pool wants by now: it may have been edited between the record and the call."""
+        if not ground.buys:
+            pytest.skip("buys nothing")
+        types = sorted({offer.instance_type for offer in buyer.offers()})
+        if len(types) == 1:
+            pytest.skip("this ground has one type")
+        buyer.wants(types[0])
+        batch = buyer.batch()
+        buyer.wants(types[-1])
+        (machine,) = _machines(buyer.launch(batch))
+        ground.settle()
+
+        assert {machine.id: True} == {one.id: one.offer in {"", *batch.offers} for one in buyer.mode.observe()}
+        assert machine.offer in {"", *batch.offers}
+
     def test_two_calls_never_share_a_machine(self, buyer: Buyer) -> None:
         """Nor do two that were prepared before either was made, though the second may get fewer machines then."""
         early = buyer.batch(2)
@@ -105,17 +135,21 @@ class BuyingContract:
         assert taken == [_ids(_machines(buyer.launch(batch))) for batch in batches]
 
     def test_capacity_that_runs_out_gives_fewer_machines(self, ground: Ground, buyer: Buyer) -> None:
-        """Some are refused in the reply, or gone later; never are there more than fit, and the mode sees what is there."""
+        """Some are refused in the reply, or gone later; never are there more than fit, and the mode sees what is there.
+
+        A replay tells of the same machines, as long as they are there.
+        """
         before = set(ground.really_there())
         batch = buyer.batch(3)
         if not ground.leave_room_for(2):
             pytest.skip("this ground has no end of capacity")
         results = buyer.launch(batch)
         ground.settle()
-        buyer.launch(batch)
+        again = _given(buyer.launch(batch))
         ground.settle()
         there = set(ground.really_there()) - before
 
+        assert all(again[name] == machine for name, machine in _given(results).items() if machine in there)
         assert len(_machines(results)) == len(_ids(_machines(results)))
         assert 0 < len(there) <= 2
         assert there == buyer.seen()

@@ -63,7 +63,7 @@ class OpeningContract:
         assert not [offer.id for offer in offers if offer.gpu_count and not (offer.gpu_model and offer.vram_mib)]
 
     def test_only_what_the_pool_wants_is_offered(self, ground: Ground, buyer: Buyer) -> None:
-        """As the pool is, and with a pool that wants one of its offers alone."""
+        """As the pool is, with a pool that wants one of its offers alone, and with each capacity type."""
         offers = buyer.mode.offers()
         wanted = ground.context("contract").pool.wanted
 
@@ -73,6 +73,20 @@ class OpeningContract:
                 wanted, instance_types=(offer.instance_type,), zones=(offer.zone,), capacity_types=(offer.capacity_type,)
             )
             assert [offer.id] == _offered(ground, alone)
+        for capacity_type in ("on-demand", "spot"):
+            offered = _offered(ground, replace(wanted, capacity_types=(capacity_type,)))
+            assert not [offer for offer in offered if not offer.endswith(f"/{capacity_type}")]
+
+    @pytest.mark.parametrize("what", ["instance_type", "zone", "capacity_type"])
+    def test_each_filter_counts_by_itself(self, ground: Ground, buyer: Buyer, what: str) -> None:
+        """A pool that wants one type, zone or capacity type is offered all of it, and nothing else."""
+        offers = buyer.mode.offers()
+        values = sorted({getattr(offer, what) for offer in offers})
+        for value in {*values[:1], *values[-1:]}:
+            wanted = replace(ground.context("contract").pool.wanted, **{f"{what}s": (value,)})
+            expected = {offer.id for offer in offers if getattr(offer, what) == value}
+
+            assert expected == set(_offered(ground, wanted))
 
     def test_a_pool_may_want_one_card_model(self, ground: Ground, buyer: Buyer) -> None:
         """No card of another model is offered to it."""

@@ -52,7 +52,7 @@ class _Story:
     def __init__(self, ground: Ground) -> None:
         self.ground = ground
         self.buyer = Buyer(ground, f"story-{next(_NUMBERS)}")
-        self.neighbour = Buyer(ground, f"neighbour-{next(_NUMBERS)}")
+        self.neighbour = Buyer(ground, f"{self.buyer.pool}-2")
         self.at_first = set(ground.really_there())
         self.calls: list[LaunchBatch] = []
         self.given: dict[str, str] = {}
