@@ -91,6 +91,16 @@ def test_help_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--until-idle" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["", "plan", "simulate", "reconcile"])
+def test_help_speaks_to_people(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command is explained, and no default is shown where there is none."""
+    assert Exit.DONE == main([*filter(None, [command]), "--help"])
+    shown = capsys.readouterr().out
+
+    assert not [odd for odd in ("(none)", "[]", "list[") if odd in shown]
+    assert command or "plan                Print what would be done in a cluster" in shown
+
+
 def scenario(tmp_path: Path, text: str) -> str:
     """Write a scenario file and return its path."""
     path = tmp_path / "scenario.yaml"
@@ -183,6 +193,24 @@ def test_an_interrupted_run_to_an_end_is_exit_130() -> None:
 
     assert (Exit.INTERRUPTED, "") == (process.returncode, err)
     assert out.splitlines()[-1].startswith("pool inference: ")
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    """Whatever is under way, here a call that nobody answers."""
+    config = tmp_path / "config"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config.write_text(KUBECONFIG.format(server=f"http://127.0.0.1:{server.getsockname()[1]}"))
+        command = [sys.executable, "-m", "tfscale", "reconcile", "--kubeconfig", str(config)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own interpreter
+            asked, _ = server.accept()
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=10)
+            asked.close()
+
+    assert (Exit.INTERRUPTED, "") == (process.returncode, err)
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -194,6 +194,7 @@ def test_what_is_no_object_is_a_problem_with_its_place(tmp_path: Path) -> None:
         (" \n", "tfscale: file is 'dump'; want a file that is not empty"),
         ("---\n# nothing\n", "tfscale: file is 'dump'; want a file that is not empty"),
         (b"\xff\xfe{\x00}\x00", "tfscale: file is 'dump'; want UTF-8 text, which byte 0 is not"),
+        ('{"a": "\\ud83d\\ude00 \\ud83d"}', 'dump: text is \'{"a": "\\\\ud83d\\\\ude00 \\\\ud83d"}\'; want JSON as kubectl prints it ('),
         ("hello", "dump, document at line 1: the object is 'hello'; want a Kubernetes object or a List of them"),
         ("[]", "dump, document at line 1: the object is '[]'; want a Kubernetes object or a List of them"),
         ("apiVersion: v1\n", "dump, document at line 1: kind is ''; want text that is not empty"),
@@ -210,9 +211,10 @@ def test_what_is_no_dump_is_refused(tmp_path: Path, text: str | bytes, message: 
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    """One that is not there, a name that no file can have, a directory without dumps."""
+    """One that is not there, an empty name or one that no file can have, a directory without dumps."""
     for path, want in (
         ("none", "a file that can be read (No such file or directory)"),
+        ("", "a file that can be read (No such file or directory)"),
         ("a\0b", "a file that can be read (embedded null byte)"),
         (str(tmp_path), "a directory with .json or .yaml files"),
     ):

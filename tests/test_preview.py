@@ -221,6 +221,14 @@ def test_an_object_that_no_server_would_have_is_a_problem() -> None:
     assert 4 == len(found.plan.actions)
 
 
+def test_names_that_break_the_line_do_not() -> None:
+    """A line for each problem and note."""
+    found = planned(example((NODES, {"metadata": {"name": "n\n"}})))
+
+    assert [r"node 'n\n': object is "] == [str(problem)[:22] for problem in found.problems]
+    assert not [line for line in (*found.notes, *map(str, found.problems)) if not line.isprintable()]
+
+
 def test_without_a_pool_there_is_nothing_to_plan() -> None:
     """The flag that brings one is named."""
     with pytest.raises(BadInputError, match="--pool is ''; want a file with a GPUPool: there is none in the dump"):

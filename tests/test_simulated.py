@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -19,11 +20,14 @@ from tests import recount
 from tests.test_reconcile import FACTOR
 from tfscale.cli import Exit, main
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, PODS, Json
+from tfscale.model import Cluster
+from tfscale.plan import Plan
 from tfscale.quantity import micro_usd
+from tfscale.reconcile import Report
 from tfscale.scenario import Arrivals, Fault, MachinesStop, Restart, Scenario, read_scenario
 from tfscale.simulate import FAULTS, Ways, World, open_world
 from tfscale.simulated import Simulated, simulated
-from tfscale.timeline import PoolState
+from tfscale.timeline import PoolState, Timeline
 
 POD = {
     "metadata": {"annotations": {"tfscale.io/vram-request": "6Gi", "tfscale.io/compute-percent-request": "40"}},
@@ -138,6 +142,68 @@ def test_a_simulation_ends_at_its_duration() -> None:
     assert ("2026-01-01T00:30:00Z", 1_800) == (result["end"], result["timeline"][-1]["after_s"])
     assert 20 == result["pools"]["inference"]["bound"]
     assert result["pools"]["inference"]["machines_left"] > 0
+
+
+def fails(operation: str, how: str, times: int, at: str = "0s") -> list[Json]:
+    """Return the faults of a scenario in which one operation fails."""
+    return [{"at": at, "callsFail": {"operation": operation, "fault": how, "times": times}}]
+
+
+def test_an_outage_does_not_end_a_day_early() -> None:
+    """The cloud answers no call for many rounds; later everything is made good, until the time is up."""
+    result = run(scenario(duration="4h", faults=fails("CreateFleet", "unreachable", 60)))
+
+    assert ("2026-01-01T04:00:00Z", 20, []) == (result["end"], result["pools"]["inference"]["bound"], result["failed"])
+
+
+def test_without_a_duration_calls_that_keep_failing_end_the_run_and_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for ever, and nobody has to guess what was wrong."""
+    path = tmp_path / "s.yaml"
+    path.write_text(text(faults=fails("CreateFleet", "unreachable", 10**6)), encoding="utf-8")
+
+    assert Exit.PARTIAL == main(["simulate", str(path), "-o", "json"])
+    (failed, *_) = json.loads(capsys.readouterr().out)["failed"]
+    assert Exit.PARTIAL == main(["simulate", str(path)])
+    assert failed in capsys.readouterr().out.splitlines()
+    assert failed.startswith("failed  ")
+
+
+def test_machines_are_paid_for_while_the_cloud_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """They are not seen for some rounds, and cost what they cost."""
+    outage = fails("DescribeInstances", "throttled", 60, at="10m")
+    load = LOAD | {"arrivals": None, "runFor": "2h"}
+    with open_world(scenario(duration="1h", faults=outage, workloads=[load])) as world:
+        result = shown(world)
+        states = [moment["pools"]["inference"] for moment in result.as_json()["timeline"] if 600 <= moment["after_s"] < 1_200]
+
+        assert paid_micro_usd(world, result.end_s) == micro_usd(result.as_json()["pools"]["inference"]["cost_usd"])
+        assert {len(world.cloud.machines)} == {state["machines"] for state in states}
+        assert "RequestLimitExceeded" in caplog.text
+
+
+def test_a_cost_that_lacks_machines_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A price that nobody knows is not zero."""
+    path = tmp_path / "s.yaml"
+    types = [{key: value for key, value in one.items() if key != "usdPerHour"} for one in TYPES]
+    cloud = {"zones": ["us-east-1a"], "instanceTypes": types}
+    path.write_text(text(cloud=cloud, workloads=[LOAD | {"arrivals": None, "replicas": 2}]), encoding="utf-8")
+
+    assert Exit.DONE == main(["simulate", str(path)])
+    assert "  the cost lacks machines whose price is not known, up to 1 at once" in capsys.readouterr().out.splitlines()
+
+
+@given(st.integers(1, 20 * 365 * 86_400), st.sampled_from([2, 25, 300]))
+def test_a_timeline_never_has_more_moments_than_asked_for(length_s: int, most: int) -> None:
+    """Be it of seconds or of years; they are at equal distances from the start on."""
+    timeline = Timeline(start_s=0, prices={})
+    timeline.add(Report(cluster=Cluster(now_s=0), plan=Plan(), outcomes=(), problems=(), unreachable=()))
+    times_s = [time_s for time_s, _ in timeline.samples(length_s, most=most)]
+
+    assert 0 == times_s[0]
+    assert len({after - before for before, after in itertools.pairwise(times_s)}) < 2
+    assert 1 <= len(times_s) <= most
 
 
 def test_the_timeline_shows_every_moment_as_it_was() -> None:

@@ -15,6 +15,7 @@
         ├── RefusedObjectError       400, 413 or 422: the object itself is wrong
         ├── ForbiddenError           401 or 403
         ├── TooManyRequestsError     429: also an eviction that a PodDisruptionBudget forbids
+        ├── NotLeadingError          another replica writes now, or may soon: nothing was sent
         └── ClusterUnreachableError  no answer from the API server (exit code 4)
 """
 
@@ -34,6 +35,7 @@ __all__ = [
     "LaunchRefusedError",
     "ModeError",
     "NotFoundError",
+    "NotLeadingError",
     "Problem",
     "RefusedObjectError",
     "TfscaleError",
@@ -137,6 +139,10 @@ class TooManyRequestsError(ClusterError):
     def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class NotLeadingError(ClusterError):
+    """This process does not lead, or cannot be sure that it still does: nothing was sent. Another replica writes."""
 
 
 class ClusterUnreachableError(ClusterError):

@@ -13,10 +13,8 @@ import pytest
 from tests.cluster.control_plane import PROGRAMS, TOOLS, ControlPlane
 from tfscale.errors import AlreadyExistsError, NotFoundError
 from tfscale.kube.client import KubeClient
-from tfscale.kube.port import Kind
+from tfscale.kube.port import CRDS, Kind
 from tfscale.manifests import read_manifests
-
-CRDS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.conftest import CRDS, eventually, is_served
+from tests.cluster.conftest import eventually, is_served
 from tests.cluster.control_plane import ControlPlane
 from tfscale.kube.client import KubeClient
+from tfscale.kube.port import CRDS
 from tfscale.testing.contracts import WIDGET_CRD, WIDGETS, KubeContract
 
 

@@ -199,6 +199,21 @@ def test_changes_are_watched_as_objects_of_their_kind() -> None:
     assert ["NodeRequest"] * 3 == [event.object["kind"] for event in events[:3]]
 
 
+@pytest.mark.parametrize("data", [None, {"spec": "{oops", "metadata": "{}", "note": "["}], ids=["emptied", "broken"])
+def test_a_record_that_somebody_broke_does_not_hide_the_others(data: object) -> None:
+    """It is read as it is, for its reader to name, and can be written again."""
+    kube = FakeKube(seed=0)
+    kept = records(kube)
+    for name in ("a", "b"):
+        kept.create(NODE_REQUESTS, request(name))
+    kube.patch(CONFIG_MAPS, "tfscale.noderequests.a", {"data": data}, namespace="mine")
+    broken, fine = kept.list(NODE_REQUESTS).items
+
+    assert ("a", data and "{oops") == (broken["metadata"]["name"], broken.get("spec"))
+    assert {"pool": "p"} == fine["spec"]
+    assert {"pool": "q"} == kept.patch(NODE_REQUESTS, "a", {"spec": {"pool": "q"}})["spec"]
+
+
 def test_what_cannot_be_served_is_refused() -> None:
     """Field selectors of kept kinds; objects that are not there."""
     kept = records()

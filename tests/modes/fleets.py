@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tfscale.gpus import GpuTable
 from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter, Pool
 from tfscale.modes.base import LaunchResult, ModeContext
 from tfscale.modes.ec2 import Ec2Mode
-from tfscale.modes.ec2_options import options_of
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import SimulatedCloud
 
@@ -21,13 +20,19 @@ NUMBERS = itertools.count()
 
 
 def mode_of(
-    cloud: SimulatedCloud, *, pool: str = "gpus", cluster: str = "test", wanted: OfferFilter | None = None, **options: object
+    cloud: SimulatedCloud,
+    *,
+    pool: str = "gpus",
+    cluster: str = "test",
+    wanted: OfferFilter | None = None,
+    sleep: Callable[[float], None] = lambda _: None,
+    **options: object,
 ) -> Ec2Mode:
     """Return the mode of one pool, which never really sleeps."""
     given_options = {"region": cloud.region, "launchTemplate": {"name": cloud.launch_template}, **options}
     found = Pool(name=pool, mode="ec2", options=given_options, wanted=wanted or OfferFilter())
-    context = ModeContext(pool=found, gpus=GpuTable(), kube=FakeKube(), cluster=cluster, aws=cloud.session)
-    return Ec2Mode(context, options_of(found), sleep=lambda _: None)
+    context = ModeContext(pool=found, gpus=GpuTable(), kube=FakeKube(), cluster=cluster, aws=cloud.session, sleep=sleep)
+    return Ec2Mode.open(context)
 
 
 def offer(instance_type: str = "g6.xlarge", zone: str = A, capacity_type: str = "on-demand") -> Offer:

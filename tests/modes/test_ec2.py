@@ -10,6 +10,7 @@ from tests.modes.fleets import A, B, batch_of, live, machine_ids, mode_of, offer
 from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError
 from tfscale.model import NodeRequest
 from tfscale.modes.base import Refusal
+from tfscale.modes.ec2_calls import MOST_TRIES
 from tfscale.testing.fake_ec2 import (
     ACCESS_DENIED,
     LOST_REPLY,
@@ -308,6 +309,18 @@ def test_reads_survive_throttling(cloud: SimulatedCloud) -> None:
     cloud.fail_next("DescribeInstances", ACCESS_DENIED)
     with pytest.raises(ModeError, match="DescribeInstances: UnauthorizedOperation"):
         mode.observe()
+
+
+def test_reads_that_keep_failing_are_given_up_after_a_fixed_number_of_tries(cloud: SimulatedCloud) -> None:
+    """Also where nobody really waits in between, as in a simulation."""
+    waits_s: list[float] = []
+    mode = mode_of(cloud, sleep=waits_s.append)
+    cloud.fail_next("DescribeInstances", THROTTLED, times=MOST_TRIES + 1)
+    with pytest.raises(ModeError, match="RequestLimitExceeded"):
+        mode.observe()
+
+    assert MOST_TRIES - 1 == len(waits_s)
+    assert [] == mode.observe()
 
 
 def test_more_machines_than_one_page_are_all_seen(cloud: SimulatedCloud) -> None:

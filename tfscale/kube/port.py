@@ -12,10 +12,13 @@ from typing import Any, Literal, Protocol
 
 __all__ = [
     "CONFIG_MAPS",
+    "CRDS",
     "DAEMON_SETS",
+    "DISRUPTION_BUDGETS",
     "EVENTS",
     "GPU_POOLS",
     "LAUNCH_BATCHES",
+    "LEASES",
     "NODES",
     "NODE_CLAIMS",
     "NODE_CLASSES",
@@ -55,6 +58,9 @@ NODES = Kind("", "v1", "nodes", "Node", namespaced=False)
 EVENTS = Kind("", "v1", "events", "Event", namespaced=True)
 CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap", namespaced=True)
 DAEMON_SETS = Kind("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
+DISRUPTION_BUDGETS = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", namespaced=True)
+LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
+CRDS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 NODE_CLAIMS = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
 NODE_POOLS = Kind("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
 NODE_CLASSES = (
