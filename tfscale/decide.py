@@ -36,6 +36,11 @@ from tfscale.slicing import Packing, Placed, Purchase, imagine, pack, shop
 
 __all__ = ["Policy", "Supply", "decide"]
 
+DOUBT_FROM = 10
+"""One node of so many may fall silent without doubt about the others."""
+STARTS_S = 30
+"""How long after its creation a node may say for the first time that it is not Ready."""
+
 
 def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | None = None) -> Plan:
     """Return what to do now. `supplies` says by pool what can be launched there.
@@ -67,14 +72,15 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
     out = (*pool.set_aside, *avoid.entries, *_late(cluster, pool, book))
     stock = usable(cluster, replace(pool, set_aside=out), supply or Supply())
 
-    coming = _coming(book, pool)
+    coming, silent = _coming(book, pool), _silent(cluster.now_s, nodes, policy)
     promised = _promised(book, coming, missing.keys())
     waiting = [stock.wish(left.demand) for left in on_nodes.left if left.demand.uid not in promised]
-    on_the_way = pack(waiting, coming, pinned=_nominations(book, {node.name: node.name for node in coming}))
+    on_the_way = pack(waiting, [*coming, *silent], pinned=_nominations(book, {node.name: node.name for node in coming}))
     unserved = [left.demand for left in on_the_way.left]
 
     freed = _free(cluster, pool, book, {placed.node for placed in on_nodes.placed})
-    bought = _buy(cluster, pool, book, stock, supply, unserved)
+    doubt = _doubt(nodes, silent)
+    bought = _held(unserved, doubt) if doubt else _buy(cluster, pool, book, stock, supply, unserved)
     idle = _idle(cluster, pool, book, {placed.node for placed in on_nodes.placed}) if _returns(pool, supply) else _Timed()
     return Plan(
         actions=(
@@ -94,7 +100,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
         problems=tuple(book.problems.values()),
-        recheck_s=_earliest((book.recheck_s, idle.recheck_s, freed.recheck_s)),
+        recheck_s=_earliest((book.recheck_s, idle.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
 
@@ -131,6 +137,39 @@ def _coming(book: Book, pool: Pool) -> list[Node]:
         for request in book.requests
         if request.state in {State.LAUNCHED, State.REGISTERED} and book.expected[request.name]
     ]
+
+
+def _silent(now_s: int, nodes: Sequence[Node], policy: Policy) -> list[Node]:
+    """Return the nodes that stopped reporting a moment ago, as they are when they report again.
+
+    After an outage of the API server or of a network, all of them are there and only their reports are stale: what would fit
+    there waits for them and is not bought a second time.
+    """
+    return [
+        replace(node, ready=True)
+        for node in nodes
+        if not node.ready
+        and not node.fenced
+        and node.silent_since_s is not None
+        and now_s - node.silent_since_s < policy.silent_s
+    ]
+
+
+def _doubt(nodes: Sequence[Node], silent: Sequence[Node]) -> str:
+    """Return why the reports are not to be bought by, or nothing: so many nodes do not fail in the same five minutes."""
+    # A node that starts has not stopped: its first report says that it is not Ready.
+    stopped = sum(node.silent_since_s is not None and node.silent_since_s > node.created_s + STARTS_S for node in silent)
+    if stopped < 2 or stopped * DOUBT_FROM <= len(nodes):  # noqa: PLR2004 - one node can always fail by itself
+        return ""
+    return f"{stopped} of {len(nodes)} nodes stopped reporting together: until that is clear nothing is bought"
+
+
+def _held(demands: Sequence[Demand], why: str) -> _Bought:
+    return _Bought(left={demand.uid: (why,) for demand in demands})
+
+
+def _ends_s(silent: Sequence[Node], policy: Policy) -> list[int]:
+    return [node.silent_since_s + policy.silent_s for node in silent if node.silent_since_s is not None]
 
 
 def _promised(book: Book, coming: Sequence[Node], uids: Collection[str]) -> set[str]:
@@ -186,7 +225,8 @@ def _assign(placed: Placed, pool: Pool) -> Assign:
 def _nominate(book: Book, coming: Sequence[Node], on_the_way: Packing) -> list[Action]:
     kept: dict[str, list[str]] = {node.name: [] for node in coming}
     for placed in on_the_way.placed:
-        kept[placed.node].append(placed.demand.uid)
+        if placed.node in kept:
+            kept[placed.node].append(placed.demand.uid)
     return [
         Nominate(pool=request.pool, request=request, uids=uids, why="the pods that wait for it changed")
         for request in book.requests

@@ -147,6 +147,8 @@ class Node:
     pods_max: int = 110
     pods: tuple[BoundPod, ...] = ()
     ready: bool = True
+    silent_since_s: int | None = None
+    """Since when it is not Ready; None where it is, or where nobody wrote it down."""
     fenced: str = ""
     """Why no pod may be placed here although the node counts as capacity: cordoned, or records that contradict it."""
     machine_id: str = ""
@@ -301,6 +303,8 @@ class Cluster:
     """Everything that was observed at one moment."""
 
     now_s: int
+    seen_since_s: int = 0
+    """Since when it could be observed without a gap. What did not happen before may just not have been seen."""
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
     demands: tuple[Demand, ...] = ()

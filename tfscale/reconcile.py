@@ -97,6 +97,8 @@ class Reconciler:
     _open: dict[str, _Opened] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _bound: BoundPods = field(init=False)
+    seen_since_s: int = 0
+    """Since when the cluster could be read at every tick; whoever ticks sets it anew after a gap."""
 
     def __post_init__(self) -> None:
         """Begin without memory."""
@@ -125,6 +127,7 @@ class Reconciler:
             prefix=self.prefix,
             bound=self._bound,
         )
+        cluster = replace(cluster, seen_since_s=self.seen_since_s)
         plan = decide(cluster, supplies, self.policy)
         modes = {name: one.mode for name, one in opened.items() if one.mode}
         outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes))
@@ -217,6 +220,7 @@ def run(
                 raise
             log.warning("the cluster could not be read, trying again: %s", error)
             clock.wait(None)
+            reconciler.seen_since_s = clock.now_s()
             continue
         on_report(report)
         hopeful = hopeful or report.progressed

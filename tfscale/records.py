@@ -29,6 +29,11 @@ class Policy:
 
     machine_lag_s: int = 60
     """How long a machine may be missing from a listing after its launch; EC2's DescribeInstances is eventually consistent."""
+    settle_s: int = 60
+    """How long a cluster must have been observed without a gap before a node that did not join counts as late: while the API
+    server is away no node can join."""
+    silent_s: int = 300
+    """How long a node that stopped reporting counts as a place to wait for. Kubernetes lets pods stay on it for as long."""
     poll_s: int = 10
     """How soon to look again after a machine that is shutting down."""
 
@@ -59,6 +64,7 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
     batches = sorted((b for b in cluster.batches if b.pool == pool.name), key=lambda batch: batch.name)
     view = _View(
         now_s=cluster.now_s,
+        seen_since_s=cluster.seen_since_s,
         pool=pool,
         policy=policy,
         offers=offers,
@@ -95,6 +101,7 @@ class _Step:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
     now_s: int
+    seen_since_s: int
     pool: Pool
     policy: Policy
     offers: Mapping[str, Offer] | None
@@ -190,7 +197,7 @@ class _View:
         """Return how far the node of a launched machine has come. Only a machine that is listed can be late."""
         if node is not None and self._complete(request, node):
             return Event.READY, f"node {node.name} is Ready"
-        if self.machines is not None and self.now_s >= request.launched_s + self.pool.register_within_s:
+        if self.machines is not None and self.now_s >= self._late_s(request):
             waited = "did not become Ready" if node else "did not join"
             return Event.TIMED_OUT, f"its node {waited} within {self.pool.register_within_s} s"
         return (Event.REGISTERED, f"node {node.name} joined") if node else (Event.NODE_GONE, f"node {request.node} was deleted")
@@ -206,8 +213,11 @@ class _View:
         if request.state is State.LAUNCHED and self._missing(request):
             return request.launched_s + self.policy.machine_lag_s
         if request.state in {State.LAUNCHED, State.REGISTERED}:
-            return request.launched_s + self.pool.register_within_s
+            return self._late_s(request)
         return None
+
+    def _late_s(self, request: NodeRequest) -> int:
+        return max(request.launched_s + self.pool.register_within_s, self.seen_since_s + self.policy.settle_s)
 
     def _terminating(self, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
         """Ask for termination until the machine is seen stopping; the listing decides, not our memory of having asked."""

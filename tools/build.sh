@@ -3,6 +3,9 @@
 # One go.mod for each, because their dependencies would lift each other. Needs Go; its build cache makes later runs fast.
 set -euo pipefail
 cd "$(dirname "$0")"
+# Where Go's own instructions put it, which not every PATH names.
+PATH=$PATH:/usr/local/go/bin
+command -v go > /dev/null || { echo "tools/build.sh: Go is not installed; want Go 1.26 or newer (https://go.dev/dl)" >&2; exit 1; }
 mkdir -p bin/crds
 at() { (cd "$1" && go list -m -f "$2" "$3"); }
 build() { (cd "$1" && go build -trimpath -ldflags="-s -w ${4:-}" -o "../bin/$2" "$3"); }

@@ -16,8 +16,6 @@ PASSING = (
     "karpenter.sh/disrupted",
     "karpenter.sh/unregistered",
     "node.cloudprovider.kubernetes.io/uninitialized",
-    "node.kubernetes.io/not-ready",
-    "node.kubernetes.io/unreachable",
     "readiness.k8s.io/network",
 )
 

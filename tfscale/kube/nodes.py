@@ -44,11 +44,12 @@ _PASSING_TAINTS = frozenset(
         "karpenter.sh/disrupted",
         "karpenter.sh/unregistered",
         "node.cloudprovider.kubernetes.io/uninitialized",
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
     }
 )
 """Taints of a node that starts, or that is about to go. Source: Karpenter 1.14, the known ephemeral taints."""
+
+_SILENT_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+"""What Kubernetes' node lifecycle controller puts on a node that is not Ready, and takes off a little later than it is."""
 
 
 def idle_mark(since_s: int | None) -> Json:
@@ -130,16 +131,19 @@ _UNREADABLE = Node(name="", pool="", cpu_milli=0, memory_mib=0, pods_max=0, read
 def _shape(node: Field) -> Node:
     allocatable = node.at("status", "allocatable")
     pods = allocatable.at("pods")
+    taints = tuple(map(_taint, node.at("spec", "taints").items()))
+    ready, silent_since_s = _is_ready(node)
     return Node(
         name="",
         pool="",
         labels=node.at("metadata", "labels").text_map(),
-        taints=tuple(map(_taint, node.at("spec", "taints").items())),
+        taints=tuple(taint for taint in taints if taint.key not in _SILENT_TAINTS),
         # Rounded down, unlike requests: what is not there cannot be given away.
         cpu_milli=int(allocatable.at("cpu").amount() * 1000),
         memory_mib=int(allocatable.at("memory").amount() / 2**20),
         pods_max=int(pods.amount()) if pods.given else PODS_MAX,
-        ready=_is_ready(node),
+        ready=ready,
+        silent_since_s=silent_since_s,
         created_s=node.at("metadata", "creationTimestamp").seconds(),
     )
 
@@ -149,9 +153,14 @@ def _taint(item: Field) -> Taint:
     return Taint(key=item.at("key").needed(), value=item.at("value").text(), effect=effect)
 
 
-def _is_ready(node: Field) -> bool:
-    conditions = node.at("status", "conditions").items()
-    return any(one.at("type").text() == "Ready" and one.at("status").text() == "True" for one in conditions)
+def _is_ready(node: Field) -> tuple[bool, int | None]:
+    """Return whether the node is Ready and carries no taint that says otherwise, and since when it is not, if that is known."""
+    conditions = [one for one in node.at("status", "conditions").items() if one.at("type").text() == "Ready"]
+    taints = [one for one in node.at("spec", "taints").items() if one.at("key").text() in _SILENT_TAINTS]
+    if any(one.at("status").text() == "True" for one in conditions) and not taints:
+        return True, None
+    times = [one.at("lastTransitionTime") for one in conditions] + [one.at("timeAdded") for one in taints]
+    return False, max((time.seconds() for time in times if time.given), default=None)
 
 
 def _closed(node: Field) -> str:
