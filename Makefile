@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The programs of the cluster tests; Go's build cache makes a second build fast.
+TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check fuzz tools test-cluster format clean
+.PHONY: help demo demo-cluster test check fuzz tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,11 +21,17 @@ test: $(INSTALLED) ## Run the whole default test suite.
 fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many random scenarios.
 	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py tests/test_simulated.py tests/test_three_modes.py
 
-tools: ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
-	tools/build.sh
+tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
 
-test-cluster: $(INSTALLED) tools ## Run the tests that need a real control plane.
+test-cluster: $(INSTALLED) ## Run the tests that need a real control plane; without Go they are skipped.
+	@if PATH="$$PATH:/usr/local/go/bin" command -v go > /dev/null; then $(MAKE) tools; fi
 	$(BIN)/python -m pytest tests/cluster
+
+soak-reflector: $(INSTALLED) $(TOOLS) ## Follow a real API server through 10 minutes of random faults. Needs Go.
+	$(BIN)/python -m tests.cluster.soak_reflector --seconds 600
+
+demo-cluster: $(INSTALLED) $(TOOLS) ## Run the demo's pods on a real control plane with the real Karpenter. Needs Go.
+	$(BIN)/python -m tests.cluster.demo
 
 check: $(INSTALLED) ## Lint, format, types, import contracts.
 	$(BIN)/ruff check .
@@ -37,6 +45,10 @@ format: $(INSTALLED) ## Apply the formatter and the safe fixes.
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(TOOLS): tools/build.sh $(wildcard tools/*/go.mod tools/*/go.sum)
+	tools/build.sh
+	@touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tfscale needs Python 3.11 or newer, this is " + sys.version)'

@@ -149,7 +149,7 @@ def test_an_unreachable_cluster_is_exit_4(tmp_path: Path, capsys: pytest.Capture
     """One line that names the server, without a traceback and without the token."""
     config = tmp_path / "config"
     config.write_text(KUBECONFIG.format(server=f"http://127.0.0.1:{unused_port()}"))
-    code = main(["reconcile", "--kubeconfig", str(config), "--once"])
+    code = main(["reconcile", "--kubeconfig", str(config), "--once", "--no-leader-elect"])
     printed = capsys.readouterr()
 
     assert Exit.UNREACHABLE == code

@@ -194,7 +194,10 @@ def test_what_is_no_object_is_a_problem_with_its_place(tmp_path: Path) -> None:
         (" \n", "tfscale: file is 'dump'; want a file that is not empty"),
         ("---\n# nothing\n", "tfscale: file is 'dump'; want a file that is not empty"),
         (b"\xff\xfe{\x00}\x00", "tfscale: file is 'dump'; want UTF-8 text, which byte 0 is not"),
-        ('{"a": "\\ud83d\\ude00 \\ud83d"}', 'dump: text is \'{"a": "\\\\ud83d\\\\ude00 \\\\ud83d"}\'; want JSON as kubectl prints it ('),
+        (
+            '{"a": "\\ud83d\\ude00 \\ud83d"}',
+            'dump: text is \'{"a": "\\\\ud83d\\\\ude00 \\\\ud83d"}\'; want JSON as kubectl prints it (',
+        ),
         ("hello", "dump, document at line 1: the object is 'hello'; want a Kubernetes object or a List of them"),
         ("[]", "dump, document at line 1: the object is '[]'; want a Kubernetes object or a List of them"),
         ("apiVersion: v1\n", "dump, document at line 1: kind is ''; want text that is not empty"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tfscale.cli import Exit, main
-from tfscale.kube.port import GPU_POOLS, NODES, PODS, Json
+from tfscale.kube.port import GPU_POOLS, LEASES, NODES, PODS, Json
 from tfscale.testing import FakeKube, KubeServer
 
 POOL = {
@@ -32,6 +32,12 @@ NODE = {
     },
 }
 
+RELEASED = {
+    "metadata": {"name": "tfscale", "namespace": "default"},
+    "spec": {"holderIdentity": "", "leaseDurationSeconds": 1, "leaseTransitions": 6},
+}
+"""The Lease as the last leader left it, so that the next one need not wait."""
+
 
 def pod(name: str, vram: str) -> Json:
     """Return a pod that asks for half of the compute of a card."""
@@ -46,6 +52,7 @@ def kube() -> FakeKube:
     cluster = FakeKube()
     cluster.create(GPU_POOLS, POOL)
     cluster.create(NODES, NODE)
+    cluster.create(LEASES, RELEASED)
     for name in ("asr-0", "asr-1"):
         cluster.create(PODS, pod(name, "10Gi"))
     return cluster
@@ -111,7 +118,10 @@ def test_a_cluster_without_our_resources_is_one_clear_line(tmp_path: Path, capsy
             f"clusters: [{{name: c, cluster: {{server: '{server.url}/nowhere'}}}}]\n"
             "contexts: [{name: x, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
         )
-        code = main(["reconcile", "--kubeconfig", str(path), "--once"])
+        code = main(["reconcile", "--kubeconfig", str(path), "--once", "--no-leader-elect"])
 
-    said = "tfscale: the cluster does not serve gpupools of tfscale.io/v1alpha1: is its definition installed?\n"
+    said = (
+        "tfscale: the cluster does not serve gpupools of tfscale.io/v1alpha1: is its definition installed? "
+        "If not: tfscale manifests crds | kubectl apply --server-side -f -\n"
+    )
     assert (Exit.FAILED, said) == (code, capsys.readouterr().err)

@@ -82,7 +82,7 @@ def test_the_example_is_executed() -> None:
     assert (0, True) == (failed, tried > 0)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/design.md"])
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/design.md", "docs/resources.md"])
 def test_links_lead_somewhere(document: str) -> None:
     """Files that a document links to exist."""
     path = ROOT / document

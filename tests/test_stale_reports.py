@@ -63,7 +63,8 @@ def test_a_pod_waits_for_a_node_that_fell_silent_a_moment_ago() -> None:
 @pytest.mark.parametrize("since", ["too long ago", "unknown", "cordoned", "removed"])
 def test_a_node_that_will_not_come_back_is_not_waited_for(since: str) -> None:
     """Silent for too long or for nobody knows how long, cordoned, or its machine is gone."""
-    changes = {"unknown": {"silent_since_s": None}, "cordoned": {"fenced": "it is cordoned"}}.get(since, {})
+    odd: dict[str, dict[str, Any]] = {"unknown": {"silent_since_s": None}, "cordoned": {"fenced": "it is cordoned"}}
+    changes = odd.get(since, {})
     seen = pool_of(12, 1, for_s=SILENT_S if since == "too long ago" else 10, **changes)
     if since == "removed":
         seen = replace(seen, machines={"inference": seen.machines["inference"][:-1]})

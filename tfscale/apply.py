@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tfscale.errors import LaunchRefusedError, ModeError, NotFoundError, TfscaleError
+from tfscale.conditions import of_request, updated
+from tfscale.errors import LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kind, Kube
 from tfscale.lifecycle import Event, State, after
@@ -66,12 +67,23 @@ class Outcome:
         return tuple({refusal.offer: refusal for result in self.results for refusal in result.refusals}.values())
 
 
-def apply(plan: Plan, cluster: Cluster, kube: Kube, modes: Mapping[str, ScalingMode]) -> Iterator[Outcome]:
+def apply(
+    plan: Plan, cluster: Cluster, kube: Kube, modes: Mapping[str, ScalingMode], *, epoch: Callable[[], int] = lambda: 0
+) -> Iterator[Outcome]:
     """Carry out the plan that was made from `cluster` and yield one outcome per action.
+
+    `epoch` is written on what is launched, and raises ``NotLeadingError`` where another process acts by now, as writes
+    through `kube` and `modes` may do: the plan is void then, and the outcome that says so is the last.
 
     Raises nothing of ``TfscaleError``; a failed action is an outcome with its error.
     """
-    hands = _Hands(cluster, kube, modes)
+    for outcome in _outcomes(plan, _Hands(cluster, kube, modes, epoch)):
+        yield outcome
+        if isinstance(outcome.error, NotLeadingError):
+            return
+
+
+def _outcomes(plan: Plan, hands: _Hands) -> Iterator[Outcome]:
     for action in plan.actions:
         if not isinstance(action, Terminate):
             yield _attempt(action, hands.carry_out)
@@ -94,6 +106,7 @@ class _Hands:
     cluster: Cluster
     kube: Kube
     modes: Mapping[str, ScalingMode]
+    epoch: Callable[[], int]
 
     def carry_out(self, action: Action) -> Outcome:  # noqa: C901, PLR0911, PLR0912 - one case for each kind of action
         """Do one action."""
@@ -132,7 +145,8 @@ class _Hands:
     # --- records ---
 
     def _write_status(self, request: NodeRequest) -> None:
-        self.kube.patch_status(NODE_REQUESTS, request.name, convert.request_status(request))
+        conditions = updated(request.conditions, of_request(request.state), now_s=self.cluster.now_s)
+        self.kube.patch_status(NODE_REQUESTS, request.name, convert.request_status(replace(request, conditions=conditions)))
 
     def _nominate(self, request: NodeRequest, uids: Sequence[str]) -> None:
         self.kube.patch(NODE_REQUESTS, request.name, {"spec": {"nominated": list(uids)}})
@@ -160,6 +174,7 @@ class _Hands:
             requests=tuple(sorted(request.name for request in action.requests)),
             parameters=order.parameters,
             offers=order.offers,
+            epoch=self.epoch(),
             created_s=self.cluster.now_s,
         )
         self.kube.create(LAUNCH_BATCHES, convert.write_batch(batch))
@@ -187,7 +202,7 @@ class _Hands:
                 self._launched(batch, result.request, result.machine)
         self._set_aside(action.pool, [(refusal.offer, "", f"{refusal.code}: {refusal.message}") for refusal in outcome.refusals])
         if outcome.machines:
-            self.kube.patch_status(LAUNCH_BATCHES, batch.name, {"status": {"settled": True}})
+            self.kube.patch_status(LAUNCH_BATCHES, batch.name, convert.batch_settled(self.cluster.now_s))
         else:
             self._delete(LAUNCH_BATCHES, batch.name)
         return outcome

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,11 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsError, get_subc
 from tfscale import __version__
 from tfscale.errors import BadInputError, CloudUnreachableError, ClusterUnreachableError, TfscaleError
 from tfscale.quantity import time_s
-from tfscale.settings import HelpText, Plan, Reconcile, Settings, Simulate
+from tfscale.settings import HelpText, Manifests, Plan, Reconcile, Settings, Simulate
 
 if TYPE_CHECKING:
     from tfscale.account import Account
+    from tfscale.kube.leader import Elector
     from tfscale.reconcile import Clock, Reconciler, Report
 
 __all__ = ["Exit", "main"]
@@ -87,6 +88,8 @@ def _run(settings: Settings) -> int:
             return _simulate(settings, command)
         case Plan() as command:
             return _plan(settings, command)
+        case Manifests() as command:
+            return _manifests(command)
         case _:
             return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
 
@@ -105,8 +108,8 @@ def _reconcile(settings: Settings, command: Reconcile) -> int:
     from tfscale.account import Account  # noqa: PLC0415 - `--help` must not pay for the machinery
 
     account = Account()
-    with _stop_requested() as stop, _world(settings, command, stop) as (reconciler, clock, stamp):
-        _drive(command, reconciler, clock, stop, _Teller(command, account, stamp))
+    with _stop_requested() as stop, _world(settings, command, stop) as (reconciler, clock, stamp, elector):
+        _drive(command, reconciler, clock, stop, _Teller(command, account, stamp), elector)
     if command.output == "json":
         print(json.dumps(account.as_json() | ({"plan": account.planned} if command.dry_run else {}), indent=2))
     elif not command.dry_run:
@@ -119,8 +122,10 @@ def _reconcile(settings: Settings, command: Reconcile) -> int:
 
 
 @contextmanager
-def _world(settings: Settings, command: Reconcile, stop: Event) -> Iterator[tuple[Reconciler, Clock, Callable[[int], str]]]:
-    """Yield what to reconcile, the clock that drives it, and how to print a time of it."""
+def _world(
+    settings: Settings, command: Reconcile, stop: Event
+) -> Iterator[tuple[Reconciler, Clock, Callable[[int], str], Elector | None]]:
+    """Yield what to reconcile, the clock that drives it, how to print a time of it, and who says whether to act."""
     from tfscale.records import Policy  # noqa: PLC0415 - `--help` must not pay for the machinery
 
     policy = Policy(machine_lag_s=settings.machine_lag)
@@ -129,18 +134,34 @@ def _world(settings: Settings, command: Reconcile, stop: Event) -> Iterator[tupl
 
         ways = simulate.Ways(cluster=settings.cluster_name, prefix=settings.annotation_prefix, policy=policy)
         with simulate.open_scenario(command.local, ways) as world:
-            yield world.reconciler, world, world.stamp
+            yield world.reconciler, world, world.stamp, None
         return
     from tfscale import live  # noqa: PLC0415 - the Kubernetes client takes most of a second to import
 
-    reconciler = live.reconciler(
+    elector = _elector(command)
+    real = live.reconciler(
         kubeconfig=command.kubeconfig,
         context=command.context,
         cluster=settings.cluster_name,
         prefix=settings.annotation_prefix,
         policy=policy,
+        epoch=elector.epoch if elector else lambda: 0,
     )
-    yield reconciler, live.WallClock(command.interval or 10, stop), live.stamp
+    with elector or nullcontext(), real as reconciler:
+        yield reconciler, live.WallClock(command.interval or 10, stop), live.stamp, elector
+
+
+def _elector(command: Reconcile) -> Elector | None:
+    from tfscale import live  # noqa: PLC0415 - see above
+
+    if command.dry_run or not command.leader_elect:
+        return None
+    return live.elector(
+        kubeconfig=command.kubeconfig,
+        context=command.context,
+        namespace=command.lease_namespace,
+        name=command.lease_name,
+    )
 
 
 def _simulate(settings: Settings, command: Simulate) -> int:
@@ -188,13 +209,43 @@ def _plan(settings: Settings, command: Plan) -> int:
     return Exit.DONE if result.complete else Exit.PARTIAL
 
 
-def _drive(command: Reconcile, reconciler: Reconciler, clock: Clock, stop: Event, tell: Callable[[Report], None]) -> None:
-    from tfscale.reconcile import run  # noqa: PLC0415 - see above
+def _manifests(command: Manifests) -> int:
+    from tfscale.kube.crds import OUR_KINDS, definition, definitions_text  # noqa: PLC0415 - `--help` must not pay for YAML
 
-    if command.once or command.dry_run:
-        tell(reconciler.tick(clock.now_s(), dry_run=command.dry_run))
+    if command.output == "json":
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": [definition(kind) for kind in OUR_KINDS]}, indent=2))
     else:
-        run(reconciler, clock, until_idle=not _endless(command), on_report=tell, stopped=stop.is_set)
+        print(definitions_text(), end="", flush=True)
+    return Exit.DONE
+
+
+def _drive(
+    command: Reconcile,
+    reconciler: Reconciler,
+    clock: Clock,
+    stop: Event,
+    tell: Callable[[Report], None],
+    elector: Elector | None,
+) -> None:
+    from tfscale.reconcile import ALONE, run  # noqa: PLC0415 - see above
+
+    if command.dry_run:
+        tell(reconciler.tick(clock.now_s(), dry_run=True))
+        return
+    if elector and not _endless(command) and not elector.await_lead(stopped=stop.is_set):
+        return
+    if command.once:
+        reconciler.lead(elector.epoch() if elector else 0, clock.now_s())
+        tell(reconciler.tick(clock.now_s()))
+        return
+    run(
+        reconciler,
+        clock,
+        until_idle=not _endless(command),
+        on_report=tell,
+        stopped=stop.is_set,
+        leader=elector or ALONE,
+    )
 
 
 def _endless(command: Reconcile) -> bool:
@@ -233,7 +284,8 @@ class _Teller:
         self._command = command
         self._account = account
         self._stamp = stamp
-        self._progress = _Progress(stamp)
+        # A loop without an end says what it does, and nothing while there is nothing to do.
+        self._progress = None if _endless(command) else _Progress(stamp)
 
     def __call__(self, report: Report) -> None:
         text = self._command.output == "text"
@@ -244,7 +296,8 @@ class _Teller:
                 print(line if problem else f"{stamp} {line}", file=sys.stderr if problem else sys.stdout, flush=True)
         if self._command.dry_run and text:
             print(*self._account.planned, sep="\n")
-        self._progress(report)
+        if self._progress:
+            self._progress(report)
 
 
 @contextmanager
@@ -269,7 +322,7 @@ def _stop_requested() -> Iterator[Event]:
 
 
 _SHORT = {"f": "file", "o": "output"}
-_COMMANDS = ("reconcile", "simulate", "plan")
+_COMMANDS = ("reconcile", "simulate", "plan", "manifests")
 
 
 def _flag_problems(error: ValidationError | SettingsError) -> list[str]:

@@ -146,4 +146,11 @@ class NotLeadingError(ClusterError):
 
 
 class ClusterUnreachableError(ClusterError):
-    """The API server gave no answer within the time limit, or answered 5xx."""
+    """The API server gave no answer within the time limit, or answered 5xx.
+
+    ``retry_after_s`` is how long the server asks to wait (with 503), or None.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Event
 
 from tfscale import modes
 from tfscale.catalogue import snapshot
 from tfscale.decide import Policy
 from tfscale.gpus import GpuTable
-from tfscale.kube.client import KubeClient
+from tfscale.kube.cache import Cache
+from tfscale.kube.client import KubeClient, Timing
+from tfscale.kube.leader import Elector
+from tfscale.lease import Terms
 from tfscale.modes.base import ModeContext
 from tfscale.reconcile import Reconciler
 
-__all__ = ["WallClock", "reconciler", "stamp"]
+__all__ = ["WallClock", "elector", "reconciler", "stamp"]
+
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class WallClock:
@@ -39,23 +48,53 @@ class WallClock:
         self._stop.wait(min(max(due_s, 1), self._interval_s))
 
 
-def reconciler(*, kubeconfig: str | None, context: str | None, cluster: str, prefix: str, policy: Policy) -> Reconciler:
-    """Return the reconciler of a cluster. Raises ``BadInputError`` for a bad kubeconfig.
+def elector(*, kubeconfig: str | None, context: str | None, namespace: str | None, name: str) -> Elector:
+    """Return who competes for the lead of a cluster, by a Lease. Raises ``BadInputError`` for a bad kubeconfig.
 
-    `cluster` is the name that machines are tagged with, `prefix` that of TensorFusion's annotations.
+    `namespace` defaults to the pod's own, and outside of a pod to ``default``.
+    """
+    terms = Terms()
+    call_s = terms.retry_s * 3 / 4
+    kube = KubeClient.connect(kubeconfig=kubeconfig, context=context, timing=Timing(call_s=call_s, read_s=call_s))
+    inside = kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ
+    home = _POD_NAMESPACE.read_text(encoding="utf-8").strip() if inside and _POD_NAMESPACE.is_file() else "default"
+    return Elector(kube, namespace=namespace or home, name=name, terms=terms)
+
+
+@contextmanager
+def reconciler(
+    *,
+    kubeconfig: str | None,
+    context: str | None,
+    cluster: str,
+    prefix: str,
+    policy: Policy,
+    epoch: Callable[[], int] = lambda: 0,
+) -> Iterator[Reconciler]:
+    """Yield the reconciler of a cluster, whose pods, nodes and claims are kept in memory meanwhile.
+
+    `cluster` is the name that machines are tagged with, `prefix` that of TensorFusion's annotations. `epoch` is asked
+    right before each write and raises ``NotLeadingError`` where it must not leave. Raises ``BadInputError`` for a bad
+    kubeconfig.
     """
     # Who writes insecure-skip-tls-verify knows it; urllib3 would say it again at every call.
     warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-    kube = KubeClient.connect(kubeconfig=kubeconfig, context=context)
+    client = KubeClient.connect(kubeconfig=kubeconfig, context=context, before_write=epoch)
     gpus = GpuTable()
-    return Reconciler(
-        kube=kube,
-        mode_of=modes.load,
-        open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=kube, cluster=cluster, catalogue=snapshot()),
-        gpus=gpus,
-        prefix=prefix,
-        policy=policy,
-    )
+    with Cache(client, prefix=prefix) as kube:
+        yield Reconciler(
+            kube=kube,
+            mode_of=modes.load,
+            open_with=lambda pool: ModeContext(
+                pool=pool, gpus=gpus, kube=kube, cluster=cluster, catalogue=snapshot(), epoch=epoch
+            ),
+            gpus=gpus,
+            prefix=prefix,
+            policy=policy,
+            epoch=epoch,
+            # What another process wrote a moment ago must be in there.
+            on_lead=kube.resync,
+        )
 
 
 def stamp(now_s: int) -> str:

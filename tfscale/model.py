@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfscale.conditions import Condition
 from tfscale.errors import Problem
 from tfscale.lifecycle import State
 from tfscale.selectors import Requirement, Taint, Toleration
@@ -222,6 +223,8 @@ class NodeRequest:
     node: str = ""
     launched_s: int = 0
     """Since when its node is waited for: the launch, or the loss of a node that it had."""
+    conditions: tuple[Condition, ...] = ()
+    """What its status says to people. Nothing is decided by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +242,8 @@ class LaunchBatch:
     """Ids of the offers that the call may give, best first."""
     settled: bool = False
     """True once the outcome is known; then it is never sent again."""
+    epoch: int = 0
+    """Under which leadership it was written; a replay does not change that. Zero: nobody was elected."""
     created_s: int = 0
 
 

@@ -11,17 +11,27 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tfscale.apply import Outcome, apply
+from tfscale.conditions import Condition, of_pool
 from tfscale.decide import Policy, Supply, decide
-from tfscale.errors import BadInputError, CloudUnreachableError, ClusterError, ModeError, Problem
+from tfscale.errors import (
+    BadInputError,
+    CloudUnreachableError,
+    ClusterError,
+    ModeError,
+    NotFoundError,
+    NotLeadingError,
+    Problem,
+)
 from tfscale.gpus import GpuTable
-from tfscale.kube.convert import BoundPods, read_cluster, read_pools
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kube
+from tfscale.kube.convert import BoundPods, read_cluster, read_pools, status_patch
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.model import Cluster, Machine, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.guarded import BrokenModeError, guarded
 from tfscale.plan import Assign, Plan
+from tfscale.status import pool_statuses
 
-__all__ = ["Clock", "Reconciler", "Report", "run"]
+__all__ = ["ALONE", "Clock", "Leader", "Reconciler", "Report", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,29 @@ class Clock(Protocol):
     def wait(self, until_s: int | None) -> None:
         """Return at `until_s`, or earlier when something may have happened."""
         ...
+
+
+class Leader(Protocol):
+    """Says whether this process is the one that acts."""
+
+    def begin(self) -> int | None:
+        """Return the epoch in which a round may begin now, or None; it is another one whenever others led in between."""
+        ...
+
+    def wait(self) -> None:
+        """Wait a moment for the lead."""
+        ...
+
+
+class _Alone:
+    def begin(self) -> int:
+        return 0
+
+    def wait(self) -> None: ...
+
+
+ALONE: Leader = _Alone()
+"""For a process beside which there is no other: it always leads, in epoch 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +127,17 @@ class Reconciler:
     gpus: GpuTable
     prefix: str
     policy: Policy = field(default_factory=Policy)
+    epoch: Callable[[], int] = lambda: 0
+    """What is written on all that is launched; raises ``NotLeadingError`` where another process acts by now."""
+    on_lead: Callable[[], None] = lambda: None
+    """Called before the first tick of each leadership, to bring up to date what was kept while standing by.
+
+    It may raise ``ClusterError``; then it is called again, and nothing is done before."""
     _open: dict[str, _Opened] = field(default_factory=dict)
     _told: dict[str, str] = field(default_factory=dict)
     _bound: BoundPods = field(init=False)
+    _led: int = 0
+    """The epoch of the last round."""
     seen_since_s: int = 0
     """Since when the cluster could be read at every tick; whoever ticks sets it anew after a gap."""
 
@@ -104,23 +145,32 @@ class Reconciler:
         """Begin without memory."""
         self.forget()
 
+    def lead(self, epoch: int, now_s: int) -> None:
+        """Note that a round begins in this epoch. In another one than before nothing that is remembered counts."""
+        if epoch != self._led:
+            self.forget()
+            self.seen_since_s = now_s
+            self.on_lead()
+            self._led = epoch
+
     def tick(self, now_s: int, *, dry_run: bool = False) -> Report:
         """Bring the cluster one step nearer to what its pods ask for, or with `dry_run` only say how.
 
         Raises ``ClusterError`` when the cluster cannot be read. Whatever else fails is in the report and the rest goes on.
         """
-        pools, problems = read_pools(self.kube.list(GPU_POOLS).items, gpus=self.gpus)
+        pools, problems = read_pools(self._records(GPU_POOLS), gpus=self.gpus)
         opened = self._modes(pools)
         # The cloud is listed before the cluster: a machine bought in between is missing from the first list, never
         # from the second, so nothing that has a record looks gone.
         machines, supplies, errors = _ask(opened)
         self._tell(errors)
+        listed = self._records(GPU_POOLS)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,
             nodes=self.kube.list(NODES).items,
-            pools=self.kube.list(GPU_POOLS).items,
-            requests=self.kube.list(NODE_REQUESTS).items,
-            batches=self.kube.list(LAUNCH_BATCHES).items,
+            pools=listed,
+            requests=self._records(NODE_REQUESTS),
+            batches=self._records(LAUNCH_BATCHES),
             machines=machines,
             now_s=now_s,
             gpus=self.gpus,
@@ -130,11 +180,11 @@ class Reconciler:
         cluster = replace(cluster, seen_since_s=self.seen_since_s)
         plan = decide(cluster, supplies, self.policy)
         modes = {name: one.mode for name, one in opened.items() if one.mode}
-        outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes))
+        outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes, epoch=self.epoch))
         unusable = (problem for one in opened.values() for problem in one.problems)
         failures = (*errors.items(), *((outcome.action.pool, outcome.error) for outcome in outcomes))
         broken = (error.problem for _, error in failures if isinstance(error, BrokenModeError))
-        return Report(
+        report = Report(
             cluster=cluster,
             plan=plan,
             outcomes=outcomes,
@@ -151,11 +201,32 @@ class Reconciler:
             ),
             unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
+        if not dry_run:
+            self._write_statuses(listed, report, errors)
+        return report
 
     def forget(self) -> None:
         """Forget what is kept between ticks: open modes, what was told, pods as they were read. A new process begins so."""
         self._open, self._told = {}, {}
         self._bound = BoundPods(self.gpus, self.prefix)
+
+    def _records(self, kind: Kind) -> Sequence[Json]:
+        """Return the objects of one of our own kinds. Raises ``NotFoundError`` with what to do where they are not defined."""
+        try:
+            return self.kube.list(kind).items
+        except NotFoundError as error:
+            raise NotFoundError(f"{error} If not: tfscale manifests crds | kubectl apply --server-side -f -") from error
+
+    def _write_statuses(self, listed: Sequence[Json], report: Report, errors: Mapping[str, ModeError]) -> None:
+        """Write on each pool what was seen, where that is not written there already. The next tick makes good what fails."""
+        objects = {obj["metadata"]["name"]: obj for obj in listed}
+        verdicts = {name: verdict for name, obj in objects.items() if (verdict := _verdict(name, obj, report, errors))}
+        for name, status in pool_statuses(report.cluster, report.plan, verdicts).items():
+            if patch := status_patch(objects[name], status, now_s=report.cluster.now_s):
+                try:
+                    self.kube.patch_status(GPU_POOLS, name, patch)
+                except ClusterError as error:
+                    log.info("status of pool %s: %s", name, error)
 
     def _tell(self, errors: Mapping[str, ModeError]) -> None:
         """Log each trouble once, not at every tick that it lasts."""
@@ -170,13 +241,14 @@ class Reconciler:
         for pool in pools:
             rules = replace(pool, set_aside=(), deleting=False, guarded=False)
             known = self._open.get(pool.name)
-            opened[pool.name] = known if known and known.rules == rules and not known.problems else self._opened(pool, rules)
+            opened[pool.name] = known if known and known.rules == rules and known.sound else self._opened(pool, rules)
         self._open = opened
         return opened
 
     def _opened(self, pool: Pool, rules: Pool) -> _Opened:
         mode: ScalingMode | None = None
         problems: tuple[Problem, ...] = ()
+        failure: ModeError | None = None
         try:
             found = self.mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode")
             mode = guarded(found).open(self.open_with(pool))
@@ -184,8 +256,8 @@ class Reconciler:
         except BadInputError as error:
             problems = error.problems
         except ModeError as error:
-            log.warning("pool %s: mode %s: %s", pool.name, pool.mode, error)
-        return _Opened(rules=rules, mode=mode, problems=problems)
+            failure = error
+        return _Opened(rules=rules, mode=mode, problems=problems, failure=failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +267,13 @@ class _Opened:
     rules: Pool
     mode: ScalingMode | None
     problems: tuple[Problem, ...]
+    failure: ModeError | None
+    """Why it could not be opened, or could not tell its problems."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether it need not be opened again."""
+        return not self.problems and self.failure is None
 
 
 def run(
@@ -204,24 +283,33 @@ def run(
     until_idle: bool,
     on_report: Callable[[Report], None],
     stopped: Callable[[], bool] = lambda: False,
+    leader: Leader = ALONE,
 ) -> None:
     """Tick until `stopped`, or with `until_idle` until nothing is left to do and nothing is on its way.
 
-    With `until_idle` a cluster that cannot be read raises ``ClusterError``, and actions that keep failing end the run;
-    without, both are tried again.
+    With `until_idle` a cluster that cannot be read and the loss of the lead raise ``ClusterError``, and actions that keep
+    failing end the run; without, all of these are waited for and tried again.
     """
     in_a_row = failures = 0
-    hopeful = True
+    hopeful, told = True, ""
     while not stopped():
+        epoch = leader.begin()
+        if epoch is None:
+            _stand_by(leader, until_idle=until_idle)
+            continue
         try:
+            reconciler.lead(epoch, clock.now_s())
             report = reconciler.tick(clock.now_s())
         except ClusterError as error:
             if until_idle:
                 raise
-            log.warning("the cluster could not be read, trying again: %s", error)
+            if str(error) != told:
+                log.warning("the cluster could not be read, trying again: %s", error)
+            told = str(error)
             clock.wait(None)
             reconciler.seen_since_s = clock.now_s()
             continue
+        told = ""
         on_report(report)
         hopeful = hopeful or report.progressed
         failures = failures + 1 if report.failed and not report.progressed else 0
@@ -240,12 +328,34 @@ def run(
         clock.wait(min((t for t in (plan.recheck_s, plan.retry_s) if t is not None), default=None))
 
 
+def _stand_by(leader: Leader, *, until_idle: bool) -> None:
+    if until_idle:
+        raise NotLeadingError("another process leads by now, or may do so soon: the run ends here")
+    leader.wait()
+
+
+def _verdict(name: str, obj: Json, report: Report, errors: Mapping[str, ModeError]) -> Condition | None:
+    """Return whether a pool works; None for one that was made after the modes were asked."""
+    # What is wrong with its status is of our own making, and mended by writing it anew.
+    problems = [one for one in report.problems if one.where == f"gpupool {name}" and not one.field.startswith("status")]
+    if not problems and name not in {*errors, *report.cluster.machines}:
+        return None
+    return of_pool(
+        problems,
+        errors.get(name),
+        readable=any(pool.name == name for pool in report.cluster.pools),
+        deleting="deletionTimestamp" in obj["metadata"],
+    )
+
+
 def _ask(opened: Mapping[str, _Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:
     """Return machines and offers by pool, and the errors; a pool whose mode gives no answer has only its error."""
     machines: dict[str, Sequence[Machine]] = {}
     supplies: dict[str, Supply] = {}
     errors: dict[str, ModeError] = {}
     for name, one in opened.items():
+        if one.failure is not None:
+            errors[name] = one.failure
         if one.mode is None:
             continue
         try:

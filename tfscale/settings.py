@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, model_validator
-from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
 
 from tfscale.quantity import time_s
 
-__all__ = ["HelpText", "Plan", "Reconcile", "Settings", "Simulate"]
+__all__ = ["HelpText", "Manifests", "Plan", "Reconcile", "Settings", "Simulate"]
 
 
 class HelpText(RawDescriptionHelpFormatter):
@@ -53,6 +53,23 @@ class Reconcile(BaseModel):
         False
     )
     dry_run: Annotated[CliToggleFlag[bool], Field(description="print the plan of one round and change nothing")] = False
+    leader_elect: Annotated[
+        CliImplicitFlag[bool],
+        Field(description="of several processes on one cluster only one acts, by a Lease; --dry-run and --local need none"),
+    ] = True
+    lease_namespace: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+            description="where the Lease is; default: the pod's own, else default",
+        ),
+    ] = None
+    lease_name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="processes with different Leases do not see each other"
+        ),
+    ] = "tfscale"
     output: Annotated[
         Literal["text", "json"],
         Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
@@ -112,6 +129,18 @@ class Plan(BaseModel):
         return self
 
 
+class Manifests(BaseModel):
+    """Print what a cluster needs before tfscale can work there: tfscale manifests crds | kubectl apply --server-side -f -."""
+
+    what: Annotated[
+        CliPositionalArg[Literal["crds"]], Field(description="crds: the definitions of GPUPool, NodeRequest and LaunchBatch")
+    ]
+    output: Annotated[
+        Literal["yaml", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "yaml"
+
+
 class Settings(BaseSettings):
     """Share GPUs between models and buy only the nodes that are needed."""
 
@@ -147,3 +176,4 @@ class Settings(BaseSettings):
     reconcile: CliSubCommand[Reconcile]
     simulate: CliSubCommand[Simulate]
     plan: CliSubCommand[Plan]
+    manifests: CliSubCommand[Manifests]

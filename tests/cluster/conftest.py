@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.control_plane import PROGRAMS, TOOLS, ControlPlane
+from tests.cluster.karpenter import CARDS, CLASS_REF, KWOK_CLASS, ON_DEMAND, TYPES, ZONES, condition, instance_type, node_class
 from tfscale.errors import AlreadyExistsError, NotFoundError
 from tfscale.kube.client import KubeClient
-from tfscale.kube.port import CRDS, Kind
+from tfscale.kube.port import CRDS, NODE_POOLS, Kind
 from tfscale.manifests import read_manifests
 
 
@@ -35,6 +36,21 @@ def control_plane(tmp_path: Path) -> Iterator[ControlPlane]:
 def kube(control_plane: ControlPlane) -> KubeClient:
     """Give a client of it."""
     return KubeClient.connect(kubeconfig=str(control_plane.kubeconfig), context=None)
+
+
+@pytest.fixture
+def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
+    """Give a cluster with Karpenter, kwok, a node class and a NodePool."""
+    define(kube, *sorted((TOOLS / "crds").glob("*.yaml")))
+    control_plane.start_karpenter([instance_type(name, ZONES) for name in TYPES])
+    control_plane.start_kwok()
+    kube.create(KWOK_CLASS, node_class())
+    template = {"metadata": {"labels": CARDS}, "spec": {"nodeClassRef": CLASS_REF, "requirements": [ON_DEMAND]}}
+    disruption = {"consolidationPolicy": "WhenEmptyOrUnderutilized", "consolidateAfter": "5s"}
+    pool = {"metadata": {"name": "gpu"}, "spec": {"template": template, "disruption": disruption}}
+    kube.create(NODE_POOLS, {"apiVersion": NODE_POOLS.api_version, "kind": NODE_POOLS.kind, **pool})
+    eventually(lambda: condition(kube.get(NODE_POOLS, "gpu"), "Ready"), "the NodePool is Ready")
+    return kube
 
 
 def define(kube: KubeClient, *files: Path) -> None:

@@ -8,81 +8,22 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import define, eventually
-from tests.cluster.control_plane import TOOLS, ControlPlane
+from tests.cluster.conftest import eventually
+from tests.cluster.karpenter import POOLS, all_run, condition, create_pods, pool_of
 from tfscale import modes
 from tfscale.catalogue import snapshot
 from tfscale.gpus import GpuTable
 from tfscale.kube.client import KubeClient
 from tfscale.kube.configmaps import InConfigMaps
-from tfscale.kube.convert import pool_object
-from tfscale.kube.port import GPU_POOLS, NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, NODE_REQUESTS, NODES, PODS, Json, Kube
-from tfscale.model import OfferFilter, Pool
+from tfscale.kube.port import GPU_POOLS, NODE_CLAIMS, NODE_POOLS, NODE_REQUESTS, NODES, PODS, Json, Kube
 from tfscale.modes.base import ModeContext
 from tfscale.reconcile import Reconciler
-
-ZONES = ("us-east-1a", "us-east-1b")
-TYPES = ("g6.xlarge", "g6.12xlarge")
-KWOK_CLASS = next(kind for kind in NODE_CLASSES if kind.kind == "KWOKNodeClass")
-CLASS_REF = {"group": KWOK_CLASS.group, "kind": KWOK_CLASS.kind, "name": "default"}
-CARDS = {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "22888"}
-"""What feature discovery would write."""
-POOLS: dict[str, Json] = {
-    "managed-nodeclaim": {"nodeClassRef": CLASS_REF, "labels": CARDS},
-    "reuse-nodeclaim": {"nodePools": ["gpu"]},
-}
-
-
-def instance_type(name: str) -> Json:
-    """Return a type of the catalogue as Karpenter's kwok provider reads it."""
-    facts = snapshot()[name]
-    capacity_type = {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}
-    offerings = [
-        {
-            "Price": (facts.price_micro_usd or 0) / 10**6,
-            "Available": True,
-            "Requirements": [capacity_type, {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}],
-        }
-        for zone in ZONES
-    ]
-    resources = {"cpu": f"{facts.cpu_milli}m", "memory": f"{facts.memory_mib}Mi", "ephemeral-storage": "100Gi", "pods": "58"}
-    return {
-        "name": name,
-        "architecture": facts.arch,
-        "operatingSystems": ["linux"],
-        "resources": {**resources, "nvidia.com/gpu": str(facts.gpu_count)},
-        "offerings": offerings,
-    }
-
-
-@pytest.fixture
-def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
-    """Give a cluster with Karpenter, kwok, a node class and a NodePool."""
-    define(kube, *sorted((TOOLS / "crds").glob("*.yaml")))
-    control_plane.start_karpenter([instance_type(name) for name in TYPES])
-    control_plane.start_kwok()
-    api_version = f"{KWOK_CLASS.group}/{KWOK_CLASS.version}"
-    kube.create(KWOK_CLASS, {"apiVersion": api_version, "kind": KWOK_CLASS.kind, "metadata": {"name": "default"}, "spec": {}})
-    requirement = {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}
-    template = {"metadata": {"labels": CARDS}, "spec": {"nodeClassRef": CLASS_REF, "requirements": [requirement]}}
-    disruption = {"consolidationPolicy": "WhenEmptyOrUnderutilized", "consolidateAfter": "5s"}
-    pool = {"metadata": {"name": "gpu"}, "spec": {"template": template, "disruption": disruption}}
-    kube.create(NODE_POOLS, {"apiVersion": NODE_POOLS.api_version, "kind": NODE_POOLS.kind, **pool})
-    eventually(lambda: condition(kube.get(NODE_POOLS, "gpu"), "Ready"), "the NodePool is Ready")
-    return kube
-
-
-def condition(obj: Json, name: str) -> bool:
-    """Return whether an object has a condition."""
-    found = obj.get("status", {}).get("conditions", [])
-    return any(one["type"] == name and one["status"] == "True" for one in found)
 
 
 def reconciler_of(kube: Kube, mode: str) -> Reconciler:
     """Return the loop for one pool, with its records in ConfigMaps."""
     records, gpus = InConfigMaps(kube, namespace="default"), GpuTable()
-    wanted = OfferFilter(instance_types=TYPES, zones=ZONES)
-    records.create(GPU_POOLS, pool_object(Pool(name="pool", mode=mode, options=POOLS[mode], wanted=wanted, idle_after_s=5)))
+    records.create(GPU_POOLS, pool_of(mode))
     return Reconciler(
         kube=records,
         mode_of=modes.load,
@@ -90,15 +31,6 @@ def reconciler_of(kube: Kube, mode: str) -> Reconciler:
         gpus=gpus,
         prefix="tensor-fusion.ai",
     )
-
-
-def create_pods(kube: Kube, count: int) -> None:
-    """Create pods of which two share a card."""
-    annotations = {"tfscale.io/vram-request": "8Gi", "tfscale.io/compute-percent-request": "40"}
-    container = {"name": "main", "image": "example/main", "resources": {"requests": {"cpu": "300m", "memory": "1Gi"}}}
-    spec = {"schedulerName": "tfscale", "terminationGracePeriodSeconds": 0, "containers": [container]}
-    for index in range(count):
-        kube.create(PODS, {"metadata": {"name": f"pod-{index}", "annotations": annotations}, "spec": spec}, namespace="default")
 
 
 def loop(reconciler: Reconciler, until: Callable[[], object], what: str, *, within_s: float = 90) -> None:
@@ -111,11 +43,6 @@ def loop(reconciler: Reconciler, until: Callable[[], object], what: str, *, with
         return bool(until())
 
     eventually(holds, what, within_s=within_s)
-
-
-def all_run(kube: Kube) -> bool:
-    """Return whether every pod runs."""
-    return {"Running"} == {pod["status"].get("phase") for pod in kube.list(PODS).items}
 
 
 def nothing_is_left(reconciler: Reconciler) -> bool:

@@ -214,6 +214,37 @@ def test_a_record_that_somebody_broke_does_not_hide_the_others(data: object) -> 
     assert {"pool": "q"} == kept.patch(NODE_REQUESTS, "a", {"spec": {"pool": "q"}})["spec"]
 
 
+def test_records_are_applied_as_a_whole() -> None:
+    """Who applied the spec owns all of it; labels have their owners one by one, and the status is apart."""
+    kube = FakeKube(seed=0)
+    kept = records(kube)
+    kept.apply(NODE_REQUESTS, request(metadata={"name": "r", "labels": {"a": "1"}}, status={"dropped": True}))
+    kept.apply(NODE_REQUESTS, {"metadata": {"name": "r", "labels": {"b": "2"}}}, manager="other")
+    kept.apply(NODE_REQUESTS, {"metadata": {"name": "r"}, "status": {"state": "Ready"}}, subresource="status")
+
+    with pytest.raises(ConflictError, match=r'conflict with "tfscale": \.data\.spec'):
+        kept.apply(NODE_REQUESTS, request(spec={"pool": "q"}), manager="other")
+    after = kept.apply(NODE_REQUESTS, request(spec={"pool": "q"}))
+
+    assert ({"pool": "q"}, {"state": "Ready"}) == (after["spec"], after["status"])
+    assert {"b": "2"} == after["metadata"]["labels"]
+    assert kept.get(NODE_REQUESTS, "r") == after
+    assert kept.apply(NODES, {"metadata": {"name": "n"}}) == kube.get(NODES, "n")
+
+
+def test_the_status_of_a_record_needs_the_record() -> None:
+    """The one that was meant."""
+    kept = records()
+    report: Json = {"metadata": {"name": "r"}, "status": {"state": "Ready"}}
+    with pytest.raises(NotFoundError):
+        kept.apply(NODE_REQUESTS, report, subresource="status")
+    kept.create(NODE_REQUESTS, request())
+    with pytest.raises(ConflictError):
+        kept.apply(NODE_REQUESTS, {**report, "metadata": {"name": "r", "uid": "another"}}, subresource="status")
+
+    assert {} == kept.get(NODE_REQUESTS, "r").get("status", {})
+
+
 def test_what_cannot_be_served_is_refused() -> None:
     """Field selectors of kept kinds; objects that are not there."""
     kept = records()

@@ -74,6 +74,7 @@ def test_the_call_is_sent_as_it_was_recorded(cloud: SimulatedCloud) -> None:
         {"Key": "team", "Value": "speech"},
         {"Key": "tfscale.io/batch", "Value": batch.name},
         {"Key": "tfscale.io/cluster", "Value": "test"},
+        {"Key": "tfscale.io/epoch", "Value": "0"},
         {"Key": "tfscale.io/pool", "Value": "gpus"},
     ]
     expected = {

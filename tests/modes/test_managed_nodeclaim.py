@@ -132,6 +132,7 @@ def test_the_whole_claim() -> None:
             "annotations": {
                 "tfscale.io/mode": "managed-nodeclaim",
                 "tfscale.io/batch": "batch",
+                "tfscale.io/epoch": "0",
                 "karpenter.sh/do-not-disrupt": "true",
             },
         },

@@ -120,6 +120,7 @@ def test_a_replica_keeps_the_template_and_nothing_stale(
     ours = {
         "tfscale.io/mode": "reuse-nodeclaim",
         "tfscale.io/batch": "batch",
+        "tfscale.io/epoch": "0",
         "tfscale.io/protected": "true",
         DO_NOT_DISRUPT: "true",
     }
@@ -320,6 +321,8 @@ def test_a_replay_makes_nothing_twice() -> None:
     kube.errors, kube.lost_replies = [ClusterUnreachableError("cut")], True
     with pytest.raises(ModeError):
         mode.launch(batch)
+    # On its way out, for good: with the pool itself its claims would go.
+    kube.patch(NODE_POOLS, "gpu", {"metadata": {"finalizers": ["karpenter.sh/termination"]}})
     kube.delete(NODE_POOLS, "gpu")
 
     assert ["batch-0", "batch-1"] == machine_ids(mode.launch(batch))

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from tests.testing.karpenter_world import BOOT_S, CLASS, HOLD, ONE_G6, SHUTDOWN_S, TYPES, A, B, KarpenterWorld
-from tfscale.kube.port import NODE_CLAIMS, NODES, PODS
+from tfscale.kube.port import DISRUPTION_BUDGETS, NODE_CLAIMS, NODES, PODS
 from tfscale.testing import SimulatedCloud
 from tfscale.testing.fake_ec2 import THROTTLED
-from tfscale.testing.fake_kube import BUDGETS
 
 DAEMON: dict[str, Any] = {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "1"}]}
 
@@ -108,7 +107,7 @@ def test_the_grace_period_of_the_claim_ends_every_pod(world: KarpenterWorld) -> 
     world.pod("held", node, annotations=HOLD)
     world.pod("guarded", node, labels={"app": "a"})
     budget = {"metadata": {"name": "none"}, "spec": {"selector": {"matchLabels": {"app": "a"}}}}
-    world.kube.create(BUDGETS, budget, namespace="default")
+    world.kube.create(DISRUPTION_BUDGETS, budget, namespace="default")
     world.kube.delete(NODE_CLAIMS, "one")
 
     world.run(599)
@@ -124,12 +123,12 @@ def test_an_eviction_that_a_budget_forbids_is_tried_again(world: KarpenterWorld)
     """The pod goes when the budget allows it."""
     world.pod("work", joined(world), labels={"app": "a"})
     budget = {"metadata": {"name": "none"}, "spec": {"selector": {"matchLabels": {"app": "a"}}}}
-    world.kube.create(BUDGETS, budget, namespace="default")
+    world.kube.create(DISRUPTION_BUDGETS, budget, namespace="default")
     world.kube.delete(NODE_CLAIMS, "one")
     world.run(60)
     assert ["work"] == pods(world)
 
-    world.kube.patch_status(BUDGETS, "none", {"status": {"disruptionsAllowed": 1}}, namespace="default")
+    world.kube.patch(DISRUPTION_BUDGETS, "none", {"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}}, namespace="default")
     world.run(15)
 
     assert [] == pods(world)

@@ -14,10 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tfscale.errors import AlreadyExistsError, ClusterError, GoneError, NotFoundError, RefusedObjectError, TooManyRequestsError
-from tfscale.kube.port import EVENTS, GPU_POOLS, NODES, PODS, Json, Listing, WatchEvent
+from tfscale.kube.port import CRDS, DISRUPTION_BUDGETS, EVENTS, GPU_POOLS, NODES, PODS, Json, Listing, WatchEvent
 from tfscale.testing import FakeKube
-from tfscale.testing.contracts import KubeContract
-from tfscale.testing.fake_kube import BUDGETS
+from tfscale.testing.contracts import WIDGET_CRD, KubeContract
 
 Store = dict[str, Json]
 
@@ -28,7 +27,9 @@ class TestFakeKube(KubeContract):
     @pytest.fixture
     def kube(self) -> FakeKube:
         """A fresh server."""
-        return FakeKube()
+        kube = FakeKube()
+        kube.create(CRDS, WIDGET_CRD)
+        return kube
 
 
 def replayed(listing: Listing, events: Iterable[WatchEvent]) -> Store:
@@ -207,6 +208,52 @@ def test_a_watch_reaches_back_exactly_as_far_as_the_history() -> None:
         next(kube.watch(GPU_POOLS, resource_version=since, timeout_s=0))
 
 
+def test_a_server_forgets_on_request() -> None:
+    """A watch from before is gone, also one that is open and has not read all."""
+    kube = FakeKube()
+    since = kube.list(GPU_POOLS).resource_version
+    kube.create(GPU_POOLS, {"metadata": {"name": "a"}})
+    slow = kube.watch(GPU_POOLS, resource_version=since, timeout_s=1)
+    assert next(slow).object["metadata"]["name"] == "a"
+    kube.create(GPU_POOLS, {"metadata": {"name": "b"}})
+
+    kube.forget_history()
+
+    with pytest.raises(GoneError):
+        next(slow)
+    with pytest.raises(GoneError):
+        next(kube.watch(GPU_POOLS, resource_version=since, timeout_s=0))
+    now = kube.list(GPU_POOLS).resource_version
+    assert ["BOOKMARK"] == [event.type for event in kube.watch(GPU_POOLS, resource_version=now, timeout_s=0)]
+
+
+def test_a_long_watch_brings_bookmarks() -> None:
+    """So that a quiet kind does not age out of the server's memory."""
+    kube = FakeKube(bookmark_s=0.05)
+    since = kube.list(GPU_POOLS).resource_version
+    events = kube.watch(GPU_POOLS, resource_version=since, timeout_s=30)
+    kube.create(NODES, {"metadata": {"name": "gpu-0"}})
+
+    bookmarks = [next(events) for _ in range(2)]
+
+    assert ["BOOKMARK"] * 2 == [event.type for event in bookmarks]
+    assert [kube.list(NODES).resource_version] * 2 == [event.object["metadata"]["resourceVersion"] for event in bookmarks]
+
+
+def test_what_is_restored_is_not_collected() -> None:
+    """Its owner may be restored after it; from then on it goes with its owner."""
+    kube = FakeKube()
+    kube.create(GPU_POOLS, {"metadata": {"name": "another"}})
+    ref = {"apiVersion": GPU_POOLS.api_version, "kind": GPU_POOLS.kind, "name": "owner", "uid": "u-1"}
+    kube.restore(NODES, {"metadata": {"name": "owned", "ownerReferences": [ref]}})
+    kube.restore(GPU_POOLS, {"metadata": {"name": "owner", "uid": "u-1"}})
+    assert ["owned"] == [node["metadata"]["name"] for node in kube.list(NODES).items]
+
+    kube.delete(GPU_POOLS, "owner")
+
+    assert [] == kube.list(NODES).items
+
+
 def test_a_watch_ends_with_a_bookmark_to_go_on_from() -> None:
     """Also when other kinds were written: their changes are not read again."""
     kube = FakeKube()
@@ -299,38 +346,29 @@ def test_an_object_with_a_resource_version_is_not_created() -> None:
         {"matchLabels": {"app": "asr"}, "matchExpressions": [{"key": "other", "operator": "DoesNotExist"}]},
     ],
 )
-def test_a_disruption_budget_counts_down(selector: Json) -> None:
-    """One eviction is allowed, the second is not, and the server says when to ask again."""
+def test_a_budget_selects_pods_as_its_author_meant(selector: Json) -> None:
+    """One of two pods may go, the second may not."""
     kube = FakeKube()
-    budget = {"metadata": {"name": "pdb", "namespace": "default"}, "spec": {"selector": selector}}
-    kube.create(BUDGETS, budget)
-    kube.patch_status(BUDGETS, "pdb", {"status": {"disruptionsAllowed": 1}}, namespace="default")
+    spec = {"minAvailable": 1, "selector": selector}
+    kube.create(DISRUPTION_BUDGETS, {"metadata": {"name": "pdb"}, "spec": spec}, namespace="default")
     for name in ("a", "b"):
         bound(kube, name)
         kube.patch(PODS, name, {"metadata": {"labels": {"app": "asr"}}}, namespace="default")
-        kube.patch_status(PODS, name, {"status": {"phase": "Running"}}, namespace="default")
+        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        kube.patch_status(PODS, name, {"status": ready}, namespace="default")
 
     kube.evict("a", namespace="default")
-    with pytest.raises(TooManyRequestsError) as caught:
+    with pytest.raises(TooManyRequestsError):
         kube.evict("b", namespace="default")
 
-    assert caught.value.retry_after_s == 10
-    assert kube.get(BUDGETS, "pdb", namespace="default")["status"]["disruptionsAllowed"] == 0
+    assert kube.get(DISRUPTION_BUDGETS, "pdb", namespace="default")["status"]["disruptionsAllowed"] == 0
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [
-        {"metadata": {"name": "pdb", "namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "other"}}}},
-        {"metadata": {"name": "pdb", "namespace": "default"}, "spec": {}},
-        {"metadata": {"name": "pdb", "namespace": "elsewhere"}, "spec": {"selector": {}}},
-    ],
-    ids=["other-labels", "no-selector", "other-namespace"],
-)
-def test_a_budget_for_other_pods_forbids_nothing(budget: Json) -> None:
-    """It protects what it selects in its own namespace."""
+def test_a_budget_of_another_namespace_forbids_nothing() -> None:
+    """It protects what it selects in its own."""
     kube = FakeKube()
-    kube.create(BUDGETS, budget)
+    budget = {"metadata": {"name": "pdb", "namespace": "elsewhere"}, "spec": {"minAvailable": 1, "selector": {}}}
+    kube.create(DISRUPTION_BUDGETS, budget)
     bound(kube, "a")
     kube.patch_status(PODS, "a", {"status": {"phase": "Running"}}, namespace="default")
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tfscale.errors import ConflictError, RefusedObjectError
-from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind, Kube, Listing, WatchEvent
+from tfscale.kube.port import (
+    CONFIG_MAPS,
+    FIELD_MANAGER,
+    GPU_POOLS,
+    LAUNCH_BATCHES,
+    NODE_REQUESTS,
+    Json,
+    Kind,
+    Kube,
+    Listing,
+    WatchEvent,
+)
 
 __all__ = ["InConfigMaps"]
 
@@ -21,8 +32,9 @@ class InConfigMaps:
 
     Spec and status of such an object are JSON texts in ``data``; its labels, annotations and finalizers are the ConfigMap's
     own. What the API server does for custom resources it does here too: preconditions, finalizers, watches. It counts no
-    generations and checks no schema, and these kinds take no field selectors. A text that is no JSON any more is passed on
-    as it is, so that whoever reads the object can name it.
+    generations and checks no schema, and these kinds take no field selectors. Who applied what is told apart for labels,
+    annotations and finalizers, but only as a whole for the spec and for the status. A text that is no JSON any more is
+    passed on as it is, so that whoever reads the object can name it.
 
     ConfigMaps hold at most 1 MiB, and names are shorter by the prefix ``tfscale.launchbatches.`` than the 253 characters of
     Kubernetes: an object beyond that is refused. The service account needs get, list, watch, create, patch and delete for
@@ -106,6 +118,38 @@ class InConfigMaps:
             return self._kube.patch_status(kind, name, patch, namespace=namespace)
         expected = {key: value for key, value in patch.get("metadata", {}).items() if key in ("resourceVersion", "uid")}
         return self._patched(kind, name, patch, "status", expected)
+
+    def apply(
+        self,
+        kind: Kind,
+        obj: Json,
+        *,
+        namespace: str | None = None,
+        force: bool = False,
+        subresource: Literal["", "status"] = "",
+        manager: str = FIELD_MANAGER,
+    ) -> Json:
+        """Make the object carry these fields. Of a record, the whole spec is one value, and so is the whole status."""
+        if kind not in self._kinds:
+            return self._kube.apply(kind, obj, namespace=namespace, force=force, subresource=subresource, manager=manager)
+        meta = obj["metadata"]
+        given = {**meta, "name": _name(kind, meta["name"]), "namespace": self._namespace}
+        if subresource:
+            current = self._kube.get(CONFIG_MAPS, given["name"], namespace=self._namespace)["metadata"]
+            # An object that was deleted in between is not made again by its status.
+            given = {key: given[key] for key in ("name", "namespace", "resourceVersion") if key in given} | {
+                "uid": current["uid"]
+            }
+            if meta.get("uid", current["uid"]) != current["uid"]:
+                raise ConflictError(f"{kind.plural} {meta['name']}: the uid is {current['uid']!r}; want {meta['uid']!r}")
+            # One name owns what it applied last: the status would take the place of the spec.
+            manager = f"{manager}-status"
+        else:
+            given["labels"] = {**meta.get("labels", {}), KIND_LABEL: kind.plural}
+        part = subresource or "spec"
+        data: Json = {"data": {part: _text(obj[part])}} if part in obj else {}
+        stored = self._kube.apply(CONFIG_MAPS, {"metadata": given, **data}, force=force, manager=manager)
+        return _object(kind, stored)
 
     def delete(
         self,

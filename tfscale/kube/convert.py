@@ -18,9 +18,10 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
 from tfscale.kube.nodes import POOL_LABEL, idle_mark, machine_id, read_node
 from tfscale.kube.pods import BoundPods, allocation, holds, keeps_busy, pool_name, read_demand, waits
-from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status
+from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status, status_patch
 from tfscale.kube.port import Json
 from tfscale.kube.records import (
+    batch_settled,
     batches_by_request,
     read_batch,
     read_node_request,
@@ -37,6 +38,7 @@ __all__ = [
     "FINALIZER",
     "BoundPods",
     "allocation",
+    "batch_settled",
     "idle_mark",
     "keeps_busy",
     "pool_object",
@@ -45,6 +47,7 @@ __all__ = [
     "read_set_aside",
     "request_status",
     "set_aside_status",
+    "status_patch",
     "write_batch",
     "write_request",
 ]

@@ -5,23 +5,26 @@ A pool with a problem is left out as a whole: its nodes are not touched and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
+from tfscale.conditions import updated
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
+from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field as Place
 from tfscale.kube.fields import named, tried
 from tfscale.kube.port import GPU_POOLS, Json
 from tfscale.model import Limits, OfferFilter, Pool, SetAside
 from tfscale.quantity import duration_text, time_text, usd_text
 from tfscale.spec import Duration, Spec, Usd, parse
+from tfscale.status import PoolStatus
 
-__all__ = ["FINALIZER", "pool_object", "read_pool", "read_pools", "read_set_aside", "set_aside_status"]
+__all__ = ["FINALIZER", "pool_object", "read_pool", "read_pools", "read_set_aside", "set_aside_status", "status_patch"]
 
 FINALIZER = "tfscale.io/machines"
 """Keeps a pool that is deleted until all that was bought for it is given back."""
@@ -144,24 +147,44 @@ def set_aside_status(entries: Sequence[SetAside]) -> Json:
     return {"status": {"setAside": listed}}
 
 
+def status_patch(obj: Json, status: PoolStatus, *, now_s: int) -> Json:
+    """Return the patch that makes a pool's status say this, empty where it says so already. Others' conditions stay."""
+    place = named("gpupool", obj)
+    written = place.at("status") if isinstance(obj.get("status"), Mapping) else Place(place.where, "status", None)
+    generation = place.at("metadata", "generation")
+    ready = replace(status.ready, generation=generation.whole(most=2**63 - 1) if generation.given else None)
+    wanted = {
+        "nodes": status.nodes,
+        "gpus": status.gpus,
+        "bought": status.bought,
+        "pods": {"bound": status.bound, "waiting": status.waiting, "unmet": status.unmet},
+        "conditions": write_conditions(updated(read_conditions(written), [ready], now_s=now_s)),
+    }
+    changed = {key: value for key, value in wanted.items() if written.mapping().get(key) != value}
+    return {"status": changed} if changed else {}
+
+
 def pool_object(pool: Pool) -> Json:
     """Return the object of which ``read_pools`` makes this pool again."""
     wanted = {
         "instanceTypes": pool.wanted.instance_types,
         "gpuModels": pool.wanted.gpu_models,
         "zones": pool.wanted.zones,
+        "capacityTypes": () if pool.wanted.capacity_types == _DEFAULTS.wanted.capacity_types else pool.wanted.capacity_types,
     }
     limits = {
         "nodes": pool.limits.nodes,
         "gpus": pool.limits.gpus,
         "usdPerHour": None if pool.limits.micro_usd is None else usd_text(pool.limits.micro_usd),
     }
+    parts = {
+        "options": dict(pool.options),
+        "offers": {key: list(names) for key, names in wanted.items() if names},
+        "limits": {key: limit for key, limit in limits.items() if limit is not None},
+    }
     spec = {
         "mode": pool.mode,
-        "options": dict(pool.options),
-        "offers": {key: list(names) for key, names in wanted.items() if names}
-        | {"capacityTypes": list(pool.wanted.capacity_types)},
-        "limits": {key: limit for key, limit in limits.items() if limit is not None},
+        **{key: part for key, part in parts.items() if part},
         "idleAfter": duration_text(pool.idle_after_s),
         "registerWithin": duration_text(pool.register_within_s),
         "setAsideFor": duration_text(pool.set_aside_s),

@@ -16,6 +16,7 @@ __all__ = [
     "DAEMON_SETS",
     "DISRUPTION_BUDGETS",
     "EVENTS",
+    "FIELD_MANAGER",
     "GPU_POOLS",
     "LAUNCH_BATCHES",
     "LEASES",
@@ -33,7 +34,13 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-"""One Kubernetes object as JSON. Implementations return copies; a caller may change what it was given."""
+"""One Kubernetes object as JSON. Implementations return copies; a caller may change what it was given.
+
+``metadata.managedFields`` is left out, as kubectl does: it is often the larger half of an object, and nobody here reads it.
+"""
+
+FIELD_MANAGER = "tfscale"
+"""The name under which every write owns the fields that it set, unless an ``apply`` says another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,29 @@ class Kube(Protocol):
 
     def patch_status(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
         """Apply a JSON merge patch to the status subresource alone; of the rest only metadata preconditions are read."""
+        ...
+
+    def apply(
+        self,
+        kind: Kind,
+        obj: Json,
+        *,
+        namespace: str | None = None,
+        force: bool = False,
+        subresource: Literal["", "status"] = "",
+        manager: str = FIELD_MANAGER,
+    ) -> Json:
+        """Make the object carry these fields, create it where it does not exist, and return it (server-side apply).
+
+        What `manager` applied before and leaves out now is removed, unless somebody else owns it too. Lists that have keys
+        (conditions, containers, owner references) and sets (finalizers) are merged item by item; others are one value.
+
+        A field that somebody else owns with another value raises ``ConflictError``, which names both, and nothing is
+        written; with `force` the field is taken over. The other verbs own what they write apart from what is applied, also
+        under the same name: an apply of a field that a ``create`` or ``patch`` set to another value is such a conflict.
+        ``metadata.resourceVersion`` and ``metadata.uid`` are preconditions. With ``subresource="status"`` the status alone
+        is applied, to an object that exists.
+        """
         ...
 
     def delete(

@@ -13,15 +13,26 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
+from tfscale.conditions import settled
 from tfscale.errors import Problem
+from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field, named
 from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
 from tfscale.lifecycle import State
 from tfscale.model import LaunchBatch, NodeRequest
 from tfscale.quantity import time_text
 
-__all__ = ["batches_by_request", "read_batch", "read_node_request", "request_status", "write_batch", "write_request"]
+__all__ = [
+    "batch_settled",
+    "batches_by_request",
+    "read_batch",
+    "read_node_request",
+    "request_status",
+    "write_batch",
+    "write_request",
+]
 
 
 def write_request(request: NodeRequest) -> Json:
@@ -35,7 +46,7 @@ def write_request(request: NodeRequest) -> Json:
 
 
 def request_status(request: NodeRequest) -> Json:
-    """Return the patch of a request's status: its state, and the machine and node behind it."""
+    """Return the patch of a request's status: its state, the machine and node behind it, and what that means."""
     return {
         "status": {
             "state": str(request.state),
@@ -43,6 +54,7 @@ def request_status(request: NodeRequest) -> Json:
             "offer": request.offer,
             "nodeName": request.node,
             "launchedAt": time_text(request.launched_s) if request.launched_s else None,
+            "conditions": write_conditions(request.conditions),
         }
     }
 
@@ -65,6 +77,7 @@ def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
         offer=status.at("offer").text(),
         node=status.at("nodeName").text(),
         launched_s=status.at("launchedAt").seconds() if status.at("launchedAt").given else 0,
+        conditions=read_conditions(status),
     )
 
 
@@ -76,9 +89,15 @@ def write_batch(batch: LaunchBatch) -> Json:
         "requests": list(batch.requests),
         "offers": list(batch.offers),
         "parameters": json.dumps(batch.parameters, allow_nan=False),
+        "epoch": batch.epoch,
         "createdAt": time_text(batch.created_s),
     }
     return _object(LAUNCH_BATCHES, batch.name, spec) | {"status": {"settled": batch.settled}}
+
+
+def batch_settled(now_s: int) -> Json:
+    """Return the patch of a batch's status that says that its outcome is known: it is never sent again."""
+    return {"status": {"settled": True, "conditions": write_conditions([replace(settled(), since_s=now_s)])}}
 
 
 def read_batch(obj: Json) -> LaunchBatch:
@@ -93,6 +112,7 @@ def read_batch(obj: Json) -> LaunchBatch:
         parameters=_parameters(spec.at("parameters")),
         offers=spec.at("offers").texts(),
         settled=batch.at("status", "settled").flag(),
+        epoch=spec.at("epoch").whole(),
         created_s=_created_s(batch),
     )
 

@@ -1,11 +1,9 @@
-"""What goes over the wire to an API server: paths, answers, watch lines and refusals. Pure, no I/O."""
+"""What comes over the wire from an API server: answers, watch lines and refusals. Pure, no I/O."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-from urllib.parse import quote
 
 from tfscale.errors import (
     AlreadyExistsError,
@@ -18,9 +16,9 @@ from tfscale.errors import (
     RefusedObjectError,
     TooManyRequestsError,
 )
-from tfscale.kube.port import Json, Kind, WatchEvent
+from tfscale.kube.port import Json, WatchEvent
 
-__all__ = ["answer_of", "body_of", "collection_path", "event_of", "lines_of", "object_path", "refusal_of"]
+__all__ = ["answer_of", "bare", "event_of", "lines_of", "refusal_of"]
 
 _LINE_MOST_BYTES = 10 * 1024 * 1024
 """A longer line of a watch is no object: etcd takes 1.5 MiB."""
@@ -38,38 +36,6 @@ _REFUSALS: Mapping[int, type[ClusterError]] = {
 }
 
 
-def collection_path(kind: Kind, namespace: str | None) -> str:
-    """Return where the objects of a kind are listed and created.
-
-    >>> collection_path(Kind("", "v1", "pods", "Pod", namespaced=True), "default")
-    '/api/v1/namespaces/default/pods'
-    >>> collection_path(Kind("tfscale.io", "v1alpha1", "gpupools", "GPUPool", namespaced=False), None)
-    '/apis/tfscale.io/v1alpha1/gpupools'
-    """
-    if namespace and not kind.namespaced:
-        raise RefusedObjectError(f"{kind.plural} are cluster-scoped; the namespace is {namespace!r}, want none")
-    root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    home = f"/namespaces/{_segment(kind, namespace)}" if namespace else ""
-    return f"{root}{home}/{kind.plural}"
-
-
-def object_path(kind: Kind, name: str, namespace: str | None, subresource: str = "") -> str:
-    """Return where one object, or a subresource of it, is served."""
-    if kind.namespaced and not namespace:
-        raise RefusedObjectError(f"{kind.plural} {name}: the namespace is missing")
-    path = f"{collection_path(kind, namespace)}/{_segment(kind, name)}"
-    return f"{path}/{subresource}" if subresource else path
-
-
-def body_of(obj: Mapping[str, Any], what: str) -> Json:
-    """Return a plain copy of what the caller gave. Anything but JSON raises ``RefusedObjectError``."""
-    try:
-        plain: Json = json.loads(json.dumps(dict(obj), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise RefusedObjectError(f"{what}: the object is not JSON: {error}") from error
-    return plain
-
-
 def answer_of(content: bytes, what: str) -> Json:
     """Return the JSON object of an answer. Anything else comes from a proxy or a broken connection, not from Kubernetes."""
     try:
@@ -79,6 +45,13 @@ def answer_of(content: bytes, what: str) -> Json:
     if not isinstance(answer, dict):
         raise ClusterUnreachableError(f"{what}: the answer is not an object: {_shown(content)}")
     return answer
+
+
+def bare(obj: Json) -> Json:
+    """Return the object without its managed fields."""
+    if "managedFields" in (meta := obj.get("metadata") or {}):
+        del meta["managedFields"]
+    return obj
 
 
 def lines_of(chunks: Iterable[bytes], what: str) -> Iterator[bytes]:
@@ -106,7 +79,7 @@ def event_of(line: bytes, what: str) -> WatchEvent:
         raise ClusterUnreachableError(f"{what}: an event without an object: {_shown(line)}")
     match kind:
         case "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK":
-            return WatchEvent(kind, obj)
+            return WatchEvent(kind, bare(obj))
         case "ERROR":
             raise _of_status(obj.get("code") or 500, obj, None, what)
         case _:
@@ -124,28 +97,22 @@ def refusal_of(code: int, content: bytes, retry_after: str | None, what: str) ->
 
 def _of_status(code: int, status: Json, retry_after: str | None, what: str) -> ClusterError:
     message = f"{what}: {code} {status.get('message') or status.get('reason') or 'without a message'}"
+    asked_s = int(retry_after) if retry_after and retry_after.isdecimal() else None
     if code == 429:  # noqa: PLR2004  # too many requests
-        return TooManyRequestsError(message, retry_after_s=int(retry_after) if retry_after and retry_after.isdecimal() else None)
+        return TooManyRequestsError(message, retry_after_s=asked_s)
     if status.get("reason") == "AlreadyExists":
         return AlreadyExistsError(message)
     if "metadata.uid" in _fields_at_fault(status):
         # A merge patch with the uid of another object counts as an attempt to change it (422).
         return ConflictError(message)
     if code >= 500:  # noqa: PLR2004  # the server failed
-        return ClusterUnreachableError(message)
+        return ClusterUnreachableError(message, retry_after_s=asked_s)
     return _REFUSALS.get(code, ClusterError)(message)
 
 
 def _fields_at_fault(status: Json) -> set[str]:
     details = status.get("details") or {}
     return {cause.get("field", "") for cause in details.get("causes") or ()}
-
-
-def _segment(kind: Kind, text: str) -> str:
-    """Return one part of a path. An empty one would address the collection: a delete would empty it."""
-    if text in ("", ".", "..") or "/" in text:
-        raise RefusedObjectError(f"{kind.plural}: the name is {text!r}; want the name of an object or namespace")
-    return quote(text, safe="")
 
 
 def _shown(content: bytes, most: int = 200) -> str:

@@ -32,6 +32,10 @@ class ModeContext:
     """Instance types by name, for modes whose cluster does not tell what a type is and costs."""
     aws: boto3.Session | None = None
     """The session to use instead of boto3's default chain of credentials."""
+    epoch: Callable[[], int] = lambda: 0
+    """Asked right before every call that changes something; raises ``NotLeadingError`` where another process acts by now.
+
+    Its value is written on all that is launched. Writes through ``kube`` are guarded already. Zero: nobody was elected."""
     sleep: Callable[[float], None] | None = None
     """Waits so many seconds between two tries of a call; None: really. A simulation has no time to wait."""
 

@@ -18,6 +18,7 @@ from tfscale.modes.ec2_catalogue import Catalogue, nearest
 from tfscale.modes.ec2_fleet import (
     BATCH_TAG,
     CLUSTER_TAG,
+    EPOCH_TAG,
     POOL_TAG,
     UNFULFILLABLE,
     fleet_parameters,
@@ -60,7 +61,8 @@ class Ec2Mode:
         self._pool = context.pool
         self._cluster = context.cluster
         self._options = options
-        self._calls = Ec2Calls(context.aws, options.region, sleep=sleep)
+        self._epoch = context.epoch
+        self._calls = Ec2Calls(context.aws, options.region, sleep=sleep, epoch=context.epoch)
         find, where = context.gpus.find, f"gpupool {context.pool.name}"
         models = tuple(
             find(name, where=where, field=f"spec.offers.gpuModels[{number}]").name
@@ -113,6 +115,7 @@ class Ec2Mode:
             CLUSTER_TAG: self._cluster,
             POOL_TAG: self._pool.name,
             BATCH_TAG: name,
+            EPOCH_TAG: str(self._epoch()),
         }
         token_of = (self._cluster, name, now_s)
         parameters = fleet_parameters(

@@ -56,18 +56,30 @@ _LONGEST_MESSAGE = 300
 class Ec2Calls:
     """The clients of one region, made when they are first needed.
 
-    `session` defaults to boto3's chain of credentials. `sleep` waits between retries and takes seconds.
+    `session` defaults to boto3's chain of credentials. `sleep` waits between retries and takes seconds. `epoch` is asked
+    before each try of a call that changes something, and raises where it must not be made.
     """
 
-    def __init__(self, session: boto3.Session | None, region: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        session: boto3.Session | None,
+        region: str,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._given = session
         self._region = region
         self._sleep = sleep
+        self._epoch = epoch
 
     @cached_property
     def ec2(self) -> EC2Client:
         """Return the EC2 client of the region."""
-        return self._session.client("ec2", region_name=self._region, config=_CONFIG)
+        client = self._session.client("ec2", region_name=self._region, config=_CONFIG)
+        # Last: credentials were fetched and the request is signed by then, which may have taken its time.
+        client.meta.events.register_last("request-created.ec2", self._fence)
+        return client
 
     @cached_property
     def pricing(self) -> PricingClient:
@@ -85,6 +97,10 @@ class Ec2Calls:
         )
         with translated(action):
             return retrying(call)
+
+    def _fence(self, operation_name: str, **_: object) -> None:
+        if not operation_name.startswith("Describe"):
+            self._epoch()
 
     @cached_property
     def _session(self) -> boto3.Session:

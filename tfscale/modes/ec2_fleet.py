@@ -14,6 +14,7 @@ from tfscale.modes.base import Refusal
 __all__ = [
     "BATCH_TAG",
     "CLUSTER_TAG",
+    "EPOCH_TAG",
     "POOL_TAG",
     "UNFULFILLABLE",
     "fleet_parameters",
@@ -26,6 +27,7 @@ __all__ = [
 CLUSTER_TAG = "tfscale.io/cluster"
 POOL_TAG = "tfscale.io/pool"
 BATCH_TAG = "tfscale.io/batch"
+EPOCH_TAG = "tfscale.io/epoch"
 
 MOST_OVERRIDES = 300
 """EC2's limit on type and zone combinations of one fleet request."""

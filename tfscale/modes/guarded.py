@@ -16,7 +16,15 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from tfscale.errors import BadInputError, CloudUnreachableError, ClusterUnreachableError, ModeError, Problem, TfscaleError
+from tfscale.errors import (
+    BadInputError,
+    CloudUnreachableError,
+    ClusterUnreachableError,
+    ModeError,
+    NotLeadingError,
+    Problem,
+    TfscaleError,
+)
 from tfscale.kube.nodes import MOST_CARDS
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
@@ -149,7 +157,7 @@ def _contained(method: str, pool: Pool, *known: type[TfscaleError]) -> Iterator[
         yield
     except known:
         raise
-    except (MemoryError, ModeError):
+    except (MemoryError, ModeError, NotLeadingError):
         raise
     except ClusterUnreachableError as error:
         raise CloudUnreachableError(f"{method}: {error}") from error

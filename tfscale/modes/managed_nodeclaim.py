@@ -14,6 +14,7 @@ from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, 
 from tfscale.modes.nodeclaim_labels import OS
 from tfscale.modes.nodeclaim_options import ManagedOptions, canonical, catalogue_of, options_of
 from tfscale.modes.nodeclaim_order import (
+    EPOCH,
     claim,
     class_label,
     covered,
@@ -44,6 +45,7 @@ class ManagedNodeClaimMode:
     def __init__(self, context: ModeContext, options: ManagedOptions) -> None:
         pool = context.pool
         self._kube = context.kube
+        self._epoch = context.epoch
         self._gpus = context.gpus
         self._pool = pool.name
         self._options = options
@@ -93,7 +95,8 @@ class ManagedNodeClaimMode:
             refusal = class_refusal(self._kube, self._options.node_class_ref)
         if refusal:
             raise LaunchRefusedError(f"batch {name}: {refusal}")
-        claims = {request: self._claim(request, name, chosen) for request in names}
+        epoch = self._epoch()
+        claims = {request: self._claim(request, name, epoch, chosen) for request in names}
         return Order(parameters={"claims": claims}, offers=tuple(offer.id for offer in chosen))
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
@@ -124,7 +127,7 @@ class ManagedNodeClaimMode:
         labels = {**self._options.labels, **kind.labels(ref.group), **seen.place(zone, ref.group), **class_label(ref)}
         return offer_of(kind, zone, capacity_type, labels=labels, taints=foreign_taints(self._taints, self._pool))
 
-    def _claim(self, request: str, batch: str, offers: Sequence[Offer]) -> Json:
+    def _claim(self, request: str, batch: str, epoch: int, offers: Sequence[Offer]) -> Json:
         options = self._options
         spec = {
             "nodeClassRef": options.node_class_ref.model_dump(),
@@ -136,7 +139,8 @@ class ManagedNodeClaimMode:
             # Karpenter's default ends nodes after 30 days, whatever runs there.
             "expireAfter": "Never",
         }
-        return claim(request, pool=self._pool, mode=self.name, batch=batch, labels=options.labels, annotations={}, spec=spec)
+        stamp, labels = {EPOCH: str(epoch)}, options.labels
+        return claim(request, pool=self._pool, mode=self.name, batch=batch, labels=labels, annotations=stamp, spec=spec)
 
 
 _: type[ScalingMode] = ManagedNodeClaimMode

@@ -17,6 +17,7 @@ from tfscale.errors import (
     LaunchRefusedError,
     ModeError,
     NotFoundError,
+    NotLeadingError,
     Problem,
     RefusedObjectError,
 )
@@ -122,9 +123,14 @@ class Claims:
 
 @contextmanager
 def translated(action: str) -> Iterator[None]:
-    """Turn what Kubernetes says into a mode's errors: whatever it is, the outcome is not known."""
+    """Turn what Kubernetes says into a mode's errors: whatever it is, the outcome is not known.
+
+    ``NotLeadingError`` passes: it is nothing that Kubernetes said.
+    """
     try:
         yield
+    except NotLeadingError:
+        raise
     except ClusterUnreachableError as error:
         raise CloudUnreachableError(f"{action}: {error}") from error
     except (ClusterError, BadInputError) as error:

@@ -17,6 +17,7 @@ from tfscale.selectors import Taint
 
 __all__ = [
     "BATCH",
+    "EPOCH",
     "MODE",
     "PROTECTED",
     "claim",
@@ -31,6 +32,7 @@ __all__ = [
 
 MODE = f"{OWN_PREFIX}/mode"
 BATCH = f"{OWN_PREFIX}/batch"
+EPOCH = f"{OWN_PREFIX}/epoch"
 PROTECTED = f"{OWN_PREFIX}/protected"
 """Says that ``do-not-disrupt`` is ours to take off."""
 

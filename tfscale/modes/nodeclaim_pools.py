@@ -16,7 +16,7 @@ from tfscale.kube.port import NODE_POOLS, Json
 from tfscale.model import INSTANCE_TYPE, Offer
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, DO_NOT_DISRUPT, HASHES, NODE_POOL, PLACE, ZONE, is_fact, is_karpenters
 from tfscale.modes.nodeclaim_options import NodeClassRef
-from tfscale.modes.nodeclaim_order import PROTECTED, claim, class_label, condition, gpu_requests, selection
+from tfscale.modes.nodeclaim_order import EPOCH, PROTECTED, claim, class_label, condition, gpu_requests, selection
 from tfscale.modes.nodeclaim_types import NodeType
 from tfscale.selectors import Operator, Requirement, Taint
 from tfscale.spec import parse
@@ -76,7 +76,7 @@ class NodePool:
         """Return whether the pool allows a place: zone, capacity type and what else is known of the zone."""
         return all(one.key in place and one.matches(place) for one in self.conditions if one.key in _PLACES)
 
-    def replica(self, name: str, *, pool: str, mode: str, batch: str, offers: Sequence[Offer]) -> Json:
+    def replica(self, name: str, *, pool: str, mode: str, batch: str, epoch: int, offers: Sequence[Offer]) -> Json:
         """Return a claim of this NodePool for these offers, kept from disruption until it is released.
 
         Where the template itself forbids disruption, the protection is not ours to take off.
@@ -90,7 +90,7 @@ class NodePool:
             mode=mode,
             batch=batch,
             labels=self.labels,
-            annotations={**self.annotations, **own},
+            annotations={**self.annotations, **own, EPOCH: str(epoch)},
             spec={**self.spec, "requirements": [*kept, *chosen], "resources": gpu_requests(offers)},
             owners=[self._owner()],
         )

@@ -41,6 +41,7 @@ class ReuseNodeClaimMode:
 
     def __init__(self, context: ModeContext, options: ReuseOptions) -> None:
         self._kube = context.kube
+        self._epoch = context.epoch
         self._gpus = context.gpus
         self._pool = context.pool
         self._options = options
@@ -90,8 +91,9 @@ class ReuseNodeClaimMode:
             raise LaunchRefusedError(f"batch {name}: nodepool {here[0].pool.name}: {refusal}")
         count = len(names) if best.room is None else min(len(names), best.room)
         chosen = covered([source.offer for source in here if source.pool.name == best.pool.name and source.holds(count)])
+        epoch = self._epoch()
         claims = {
-            request: best.pool.replica(request, pool=self._pool.name, mode=self.name, batch=name, offers=chosen)
+            request: best.pool.replica(request, pool=self._pool.name, mode=self.name, batch=name, epoch=epoch, offers=chosen)
             for request in names[:count]
         }
         return Order(parameters={"claims": claims}, offers=tuple(offer.id for offer in chosen))

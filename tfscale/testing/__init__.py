@@ -1,9 +1,10 @@
 """Stand-ins and contract suites that users of the library can test with too.
 
-``FakeKube`` is an API server in memory, ``KubeServer`` puts it behind HTTP, ``SimulatedCloud`` is a region of EC2, and
-``KarpenterStandIn`` plays Karpenter between the two. ``KubeContract`` says what every implementation of the Kubernetes port
-must do, ``ScalingModeContract`` what every scaling mode must do in the world that a ``Ground`` describes. The cloud needs
-boto3 and the contracts need pytest and hypothesis, so they are imported when they are asked for.
+``FakeKube`` is an API server in memory, ``KubeServer`` puts it behind HTTP, ``FaultProxy`` breaks the connections to it or to
+a real one, ``SimulatedCloud`` is a region of EC2, and ``KarpenterStandIn`` plays Karpenter between the two. ``KubeContract``
+says what every implementation of the Kubernetes port must do, ``ScalingModeContract`` what every scaling mode must do in the
+world that a ``Ground`` describes. The cloud needs boto3 and the contracts need pytest and hypothesis, so they are imported
+when they are asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tfscale.testing.fake_kube import FakeKube
+from tfscale.testing.fault_proxy import FaultProxy
 from tfscale.testing.kube_server import KubeServer
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FakeKube",
+    "FaultProxy",
     "Ground",
     "KarpenterStandIn",
     "KubeContract",

@@ -21,10 +21,14 @@ from tfscale.errors import (
     TooManyRequestsError,
 )
 from tfscale.kube.port import (
+    CONFIG_MAPS,
+    CRDS,
     DAEMON_SETS,
+    DISRUPTION_BUDGETS,
     EVENTS,
     GPU_POOLS,
     LAUNCH_BATCHES,
+    LEASES,
     NODE_REQUESTS,
     NODES,
     PODS,
@@ -36,7 +40,19 @@ from tfscale.kube.port import (
 
 __all__ = ["Call", "KubeApi", "Reply", "encoded", "refusal"]
 
-_KINDS = (PODS, NODES, EVENTS, DAEMON_SETS, GPU_POOLS, NODE_REQUESTS, LAUNCH_BATCHES)
+_KINDS = (
+    PODS,
+    NODES,
+    EVENTS,
+    CONFIG_MAPS,
+    LEASES,
+    DAEMON_SETS,
+    DISRUPTION_BUDGETS,
+    CRDS,
+    GPU_POOLS,
+    NODE_REQUESTS,
+    LAUNCH_BATCHES,
+)
 
 _CODES: tuple[tuple[type[ClusterError], int, str], ...] = (
     (NotFoundError, 404, "NotFound"),
@@ -68,6 +84,8 @@ class Call:
     query: Mapping[str, str]
     content_type: str
     body: Json
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By name in lower case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +110,9 @@ class _Target:
 class KubeApi:
     """From calls to the verbs of a ``Kube``. Knows nothing of sockets."""
 
-    def __init__(self, kube: Kube, kinds: Iterable[Kind]) -> None:
+    def __init__(self, kube: Kube, kinds: Iterable[Kind], *, bookmark_s: float) -> None:
         self._kube = kube
+        self._bookmark_s = bookmark_s
         self._served = {(kind.group, kind.version, kind.plural): kind for kind in (*_KINDS, *kinds)}
         self._rests: dict[str, Json] = {}
 
@@ -125,7 +144,8 @@ class KubeApi:
         target = self._target(call.path)
         version = call.query.get("resourceVersion", "")
         deadline = time.monotonic() + int(call.query.get("timeoutSeconds", "300"))
-        over = False
+        bookmarks = call.query.get("allowWatchBookmarks") == "true"
+        bookmark_at, over = time.monotonic() + self._bookmark_s, False
         while not over:
             # Decided before the last look, so that nothing written in time is missed.
             over = closing.wait(_POLL_S) or time.monotonic() >= deadline
@@ -134,7 +154,10 @@ class KubeApi:
             )
             for event in events:
                 version = event.object["metadata"]["resourceVersion"]
-                if event.type != "BOOKMARK" or (over and call.query.get("allowWatchBookmarks") == "true"):
+                if event.type != "BOOKMARK":
+                    yield event
+                elif bookmarks and (over or time.monotonic() >= bookmark_at):
+                    bookmark_at = time.monotonic() + self._bookmark_s
                     yield event
 
     def _target(self, path: str) -> _Target:
@@ -150,6 +173,8 @@ class KubeApi:
             rest = self._rests.pop(token, None)
             if rest is None:
                 raise GoneError("the provided continue parameter is too old")
+            # A list goes on from the moment of its first page for as long as a watch could.
+            next(self._kube.watch(target.kind, resource_version=rest["resourceVersion"], timeout_s=0), None)
         else:
             found = self._kube.list(target.kind, namespace=target.namespace, **_selectors(query))
             # The real server does not repeat the type on the items of a typed list.
@@ -165,8 +190,11 @@ class KubeApi:
         return {"apiVersion": kind.api_version, "kind": f"{kind.kind}List", "metadata": metadata, "items": items}
 
     def _patch(self, target: _Target, call: Call) -> Reply:
+        if call.content_type == "application/apply-patch+yaml":
+            return Reply(body=encoded(self._apply(target, call)))
         if call.content_type != "application/merge-patch+json":
-            return _failure(415, "UnsupportedMediaType", f"the body of a PATCH is {call.content_type}; want a merge patch")
+            problem = f"the body of a PATCH is {call.content_type}; want a merge patch or an apply patch"
+            return _failure(415, "UnsupportedMediaType", problem)
         kind, name, namespace, patch = target.kind, target.name, target.namespace, call.body
         meta = patch.get("metadata") or {}
         if target.subresource and kind.group:
@@ -176,6 +204,21 @@ class KubeApi:
             return _failure(422, "Invalid", f"{name}: field is immutable", causes=[{"field": "metadata.uid"}])
         verb = self._kube.patch_status if target.subresource else self._kube.patch
         return Reply(body=encoded(verb(kind, name, patch, namespace=namespace)))
+
+    def _apply(self, target: _Target, call: Call) -> Json:
+        meta = call.body.get("metadata") or {}
+        if meta.get("name", target.name) != target.name:
+            raise RefusedObjectError(f"name in URL is {target.name!r}, in the object {meta.get('name')!r}; want them equal")
+        if target.subresource and target.kind.group:
+            meta = {key: value for key, value in meta.items() if key != "uid"}
+        return self._kube.apply(
+            target.kind,
+            {**call.body, "metadata": {**meta, "name": target.name}},
+            namespace=target.namespace,
+            force=call.query.get("force") == "true",
+            subresource="status" if target.subresource else "",
+            manager=call.query.get("fieldManager", ""),
+        )
 
     def _delete(self, target: _Target, options: Json) -> None:
         expected = options.get("preconditions") or {}

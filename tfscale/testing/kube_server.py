@@ -1,7 +1,7 @@
 """An HTTP face for a Kubernetes stand-in, so that real clients can talk to it.
 
 It speaks the part of the API that :class:`tfscale.kube.port.Kube` needs: lists with pages, watches, create, merge patch,
-status, delete, binding and eviction. No authentication and no TLS: it listens on the loopback address alone.
+server-side apply, status, delete, binding and eviction. No authentication and no TLS: it listens on the loopback address alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class KubeServer:
 
     ``kinds`` are what it serves beside the kinds of :mod:`tfscale.kube.port`; a kind that it does not serve is a 404.
     ``intercept`` sees every call first: it may answer in place of the server, wait, or return None to let the call
-    through. Faults are made there.
+    through. Faults are made there. A watch that asks for bookmarks gets one every ``bookmark_s`` seconds, and at its end.
 
     >>> from tfscale.testing import FakeKube
     >>> with KubeServer(FakeKube()) as server:
@@ -38,9 +38,14 @@ class KubeServer:
     """
 
     def __init__(
-        self, kube: Kube, *, kinds: Iterable[Kind] = (), intercept: Callable[[Call], Reply | None] = lambda _: None
+        self,
+        kube: Kube,
+        *,
+        kinds: Iterable[Kind] = (),
+        intercept: Callable[[Call], Reply | None] = lambda _: None,
+        bookmark_s: float = 60.0,
     ) -> None:
-        self._http = _Http(KubeApi(kube, kinds), intercept)
+        self._http = _Http(KubeApi(kube, kinds, bookmark_s=bookmark_s), intercept)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
@@ -119,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             query=dict(parse_qsl(url.query, keep_blank_values=True)),
             content_type=self.headers.get("Content-Type") or "",
             body=json.loads(raw or b"{}"),
+            headers={name.lower(): value for name, value in self.headers.items()},
         )
 
     def _answer(self, call: Call) -> None:

@@ -1,5 +1,5 @@
 """A Kubernetes API server in memory."""
 
-from tfscale.testing.fake_kube.store import BUDGETS, FakeKube
+from tfscale.testing.fake_kube.store import FakeKube
 
-__all__ = ["BUDGETS", "FakeKube"]
+__all__ = ["FakeKube"]

@@ -12,10 +12,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tfscale.errors import ConflictError, NotFoundError, RefusedObjectError
-from tfscale.kube.port import NODES, PODS, Json, Kind
+from tfscale.kube.calls import check_no_null
+from tfscale.kube.port import CONFIG_MAPS, DISRUPTION_BUDGETS, LEASES, NODES, PODS, Json, Kind
+from tfscale.testing.fake_kube.collecting import check_references
+from tfscale.testing.fake_kube.specs import stored_spec
 from tfscale.testing.fake_kube.syntax import check_annotations, check_labels, check_name, refusal
 
 __all__ = [
+    "applicable",
+    "applied_part",
     "as_json",
     "bound",
     "changed",
@@ -24,6 +29,8 @@ __all__ = [
     "copied",
     "created",
     "namespace_of",
+    "replaced",
+    "replaced_status",
     "restored",
     "same",
     "timestamp",
@@ -42,6 +49,8 @@ _WITHOUT_GENERATION = _WITHOUT_STATUS | {("", "namespaces"), ("", "nodes")}
 """The server counts no generations for these, nodes included."""
 
 _SERVER_OWNS = ("uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds")
+
+_NEVER_CREATED = ("deletionTimestamp", "deletionGracePeriodSeconds", "managedFields")
 
 _SHAPES: Mapping[str, type] = {"labels": dict, "annotations": dict, "finalizers": list, "ownerReferences": list}
 
@@ -117,14 +126,16 @@ def created(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_s
     meta = obj.get("metadata") or {}
     if meta.get("resourceVersion"):
         raise refusal(where, "metadata.resourceVersion", meta["resourceVersion"], "none on objects to be created")
-    meta = {key: value for key, value in meta.items() if key not in ("deletionTimestamp", "deletionGracePeriodSeconds")}
+    meta = {key: value for key, value in meta.items() if key not in _NEVER_CREATED}
     meta |= {"name": name, "uid": uid, "creationTimestamp": timestamp(now_s)}
     if kind.namespaced:
         meta["namespace"] = namespace
     if (kind.group, kind.plural) not in _WITHOUT_GENERATION:
         meta["generation"] = 1
     new = {**obj, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
-    if _has_status(kind) and kind != NODES:
+    if kind == NODES:
+        new["status"] = new.get("status") or {}
+    elif _has_status(kind):
         new.pop("status", None)
     if kind == PODS:
         new["spec"] = _POD_DEFAULTS | (new.get("spec") or {})
@@ -132,7 +143,7 @@ def created(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_s
         if new["spec"].get("schedulingGates"):
             new = with_condition(new, "PodScheduled", now_s, status="False", reason="SchedulingGated")
     _check_meta(where, new)
-    return _tidy(kind, new)
+    return _tidy(kind, new, where)
 
 
 def restored(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_s: float) -> Json:
@@ -143,6 +154,7 @@ def restored(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_
     where = title(kind, namespace, name)
     _check_type(kind, obj, where)
     meta = {"uid": uid, "creationTimestamp": timestamp(now_s), **_given(obj.get("metadata")), "name": name}
+    meta.pop("managedFields", None)
     if kind.namespaced:
         meta["namespace"] = namespace
     new = {**obj, "apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta}
@@ -150,7 +162,7 @@ def restored(kind: Kind, obj: Json, *, namespace: str, name: str, uid: str, now_
         new["spec"] = _POD_DEFAULTS | _given(new.get("spec"))
         new["status"] = {"phase": "Pending"} | _given(new.get("status"))
     _check_meta(where, new)
-    return _tidy(kind, new)
+    return _tidy(kind, new, where)
 
 
 def check_expected(current: Json, where: str, *, uid: str | None, resource_version: str | None) -> None:
@@ -167,13 +179,18 @@ def changed(kind: Kind, current: Json, patch: Json, where: str) -> Json:
     What only the server may write (uid, timestamps, generation) stays as it is.
     """
     _check_patch(current, patch, where)
-    new: Json = _merged(current, patch)
+    return replaced(kind, current, _merged(current, patch), where)
+
+
+def replaced(kind: Kind, current: Json, new: Json, where: str) -> Json:
+    """Return what is stored when an object becomes another one: its status stays, and what only the server may write."""
+    new = {**new}
     _check_type(kind, new, where)
     new["metadata"] = _kept_metadata(current["metadata"], new.get("metadata"), where)
     if _has_status(kind):
         new = _with_status(new, current.get("status"))
     _check_meta(where, new)
-    new = _tidy(kind, new)
+    new = _tidy(kind, new, where)
     _check_frozen(kind, current, new, where)
     if "generation" in new["metadata"] and not same(_generated(new), _generated(current)):
         new["metadata"]["generation"] += 1
@@ -182,18 +199,41 @@ def changed(kind: Kind, current: Json, patch: Json, where: str) -> Json:
 
 def changed_status(kind: Kind, current: Json, patch: Json, where: str) -> Json:
     """Return the object after a merge patch of its status alone."""
-    if not _has_status(kind):
-        raise NotFoundError(f"{where}: {kind.plural} have no status subresource")
+    _check_has_status(kind, where)
     _check_patch(current, patch, where)
     status = _merged(current.get("status"), patch["status"]) if "status" in patch else current.get("status")
     return _with_status(current, status)
+
+
+def replaced_status(kind: Kind, current: Json, new: Json, where: str) -> Json:
+    """Return the object with the status of another one."""
+    _check_has_status(kind, where)
+    return _with_status(current, new.get("status"))
+
+
+def applicable(kind: Kind, obj: Mapping[str, Any], *, manager: str, subresource: str) -> Json:
+    """Return what an apply says of a part of an object, or raise ``RefusedObjectError`` for what nobody can apply."""
+    given = as_json(obj)
+    meta = given.get("metadata") or {}
+    where = f"apply {kind.plural} {meta.get('name', '')}"
+    if not manager:
+        raise refusal(where, "fieldManager", manager, "a name")
+    if "managedFields" in meta:
+        raise refusal(where, "metadata.managedFields", "set", "none")
+    if not meta.get("name"):
+        raise refusal(where, "metadata.name", "", "a name")
+    check_no_null(given, where)
+    if subresource:
+        _check_has_status(kind, where)
+        return {key: value for key, value in given.items() if key in ("apiVersion", "kind", "metadata", "status")}
+    return given
 
 
 def bound(pod: Json, node: str, annotations: Json, now_s: float) -> Json:
     """Return a pod on its node; the annotations are added to those that it has."""
     meta = {**pod["metadata"], "annotations": {**(pod["metadata"].get("annotations") or {}), **annotations}}
     placed = {**pod, "metadata": meta, "spec": {**pod["spec"], "nodeName": node}}
-    return with_condition(_tidy(PODS, placed), "PodScheduled", now_s)
+    return with_condition(_tidy(PODS, placed, title(PODS, meta.get("namespace"), meta["name"])), "PodScheduled", now_s)
 
 
 def with_condition(obj: Json, condition_type: str, now_s: float, *, status: str = "True", **fields: str) -> Json:
@@ -209,6 +249,14 @@ def with_condition(obj: Json, condition_type: str, now_s: float, *, status: str 
         **fields,
     }
     return _with_status(obj, {**before, "conditions": [*conditions.values()]})
+
+
+def applied_part(kind: Kind, given: Json, subresource: str) -> Json:
+    """Return what an apply can change of an object that exists."""
+    if subresource:
+        return {key: value for key, value in given.items() if key == "status"}
+    meta = {key: value for key, value in given["metadata"].items() if key not in ("uid", "resourceVersion")}
+    return {**{key: value for key, value in given.items() if key != "status" or not _has_status(kind)}, "metadata": meta}
 
 
 def _given(fields: Json | None) -> Json:
@@ -231,6 +279,11 @@ def _merged(target: Any, patch: Any) -> Any:  # noqa: ANN401  # any JSON value
 
 def _has_status(kind: Kind) -> bool:
     return (kind.group, kind.plural) not in _WITHOUT_STATUS
+
+
+def _check_has_status(kind: Kind, where: str) -> None:
+    if not _has_status(kind):
+        raise NotFoundError(f"{where}: {kind.plural} have no status subresource")
 
 
 def _with_status(obj: Json, status: Json | None) -> Json:
@@ -276,13 +329,18 @@ def _check_meta(where: str, obj: Json) -> None:
     for field, shape in _SHAPES.items():
         if not isinstance(meta.get(field) or shape(), shape):
             raise refusal(where, f"metadata.{field}", meta[field], "an object" if shape is dict else "a list")
+    check_references(where, meta.get("ownerReferences") or ())
     check_labels(where, meta.get("labels") or {})
     check_annotations(where, meta.get("annotations") or {})
 
 
-def _tidy(kind: Kind, obj: Json) -> Json:
-    """Return the object without what the server does not store because it says nothing: a write of it is no change."""
+def _tidy(kind: Kind, obj: Json, where: str) -> Json:
+    """Return the object as it is stored: without what says nothing, so that a write of it is no change."""
+    if kind in (LEASES, DISRUPTION_BUDGETS):
+        obj = {**obj, "spec": stored_spec(kind, obj.get("spec") or {}, where)}
     meta = {key: value for key, value in obj["metadata"].items() if key not in _SHAPES or value}
+    if kind == CONFIG_MAPS:
+        obj = {key: value for key, value in obj.items() if key not in ("data", "binaryData") or value}
     if silent := _SILENT_WHEN_EMPTY.get(kind):
         spec = obj.get("spec") or {}
         obj = {**obj, "spec": {key: value for key, value in spec.items() if key not in silent or value}}

@@ -7,9 +7,10 @@ Subclass :class:`KubeContract` and give it a fixture ``kube``::
         def kube(self) -> Kube:
             return MyKube()
 
-On a real server the namespaces ``default`` and ``kube-system`` must exist and :data:`WIDGET_CRD` must be installed; no
-kubelet or scheduler may act on the objects. Every test makes objects of its own names, so that the server may be shared
-and used again. The whole contract was run against kube-apiserver 1.35.4.
+On a real server the namespaces ``default`` and ``kube-system`` must exist and :data:`WIDGET_CRD` must be installed; the
+garbage collector and the disruption controller must run, and no kubelet or scheduler may act on the objects. In
+``FakeKube`` the definition is created, too: from it, it learns how the lists of widgets are merged. Every test makes objects
+of its own names, so that the server may be shared and used again. The whole contract was run on Kubernetes 1.35.4.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from collections.abc import Iterator
 import pytest
 
 from tfscale.kube.port import Kube
+from tfscale.testing.contracts.kube.applying import ApplyingContract
 from tfscale.testing.contracts.kube.ending import LifeContract
+from tfscale.testing.contracts.kube.guarding import GuardingContract
+from tfscale.testing.contracts.kube.leasing import LeasingContract
+from tfscale.testing.contracts.kube.owning import OwningContract
 from tfscale.testing.contracts.kube.reading import ReadingContract
 from tfscale.testing.contracts.kube.workplace import WIDGET_CRD, WIDGETS, Workplace
 from tfscale.testing.contracts.kube.writing import WritingContract
@@ -27,7 +32,9 @@ from tfscale.testing.contracts.kube.writing import WritingContract
 __all__ = ["WIDGETS", "WIDGET_CRD", "KubeContract"]
 
 
-class KubeContract(WritingContract, ReadingContract, LifeContract):
+class KubeContract(
+    WritingContract, ApplyingContract, ReadingContract, LifeContract, OwningContract, GuardingContract, LeasingContract
+):
     """Tests that every ``Kube`` passes. A subclass gives the fixture ``kube``."""
 
     @pytest.fixture

@@ -6,15 +6,9 @@ import uuid
 
 import pytest
 
-from tfscale.errors import (
-    ConflictError,
-    NotFoundError,
-    RefusedObjectError,
-    TooManyRequestsError,
-)
+from tfscale.errors import ConflictError, NotFoundError, RefusedObjectError
 from tfscale.kube.port import PODS
 from tfscale.testing.contracts.kube.workplace import HOLD, HOME, NODE, WIDGETS, Workplace
-from tfscale.testing.fake_kube import BUDGETS
 
 __all__ = ["LifeContract"]
 
@@ -217,14 +211,3 @@ class LifeContract:
         world.kube.evict(pod["metadata"]["name"], namespace=HOME)
 
         assert ending == world.now(PODS, pod)
-
-    def test_a_disruption_budget_forbids_an_eviction(self, world: Workplace) -> None:
-        """The running pod that it selects stays as it is."""
-        spec = {"minAvailable": 1, "selector": {"matchLabels": world.bare("a")["metadata"]["labels"]}}
-        world.made(BUDGETS, world.bare("a", spec=spec), HOME)
-        pod = world.bound_pod()
-        running = world.kube.patch_status(PODS, pod["metadata"]["name"], {"status": {"phase": "Running"}}, namespace=HOME)
-
-        with pytest.raises(TooManyRequestsError):
-            world.kube.evict(pod["metadata"]["name"], namespace=HOME)
-        assert running == world.now(PODS, pod)

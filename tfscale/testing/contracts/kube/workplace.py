@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from tfscale.errors import NotFoundError
-from tfscale.kube.port import NODES, PODS, Json, Kind, Kube, WatchEvent
+from tfscale.kube.port import CONFIG_MAPS, DISRUPTION_BUDGETS, LEASES, NODES, PODS, Json, Kind, Kube, WatchEvent
 
 __all__ = ["ELSEWHERE", "HOLD", "HOME", "NODE", "WIDGETS", "WIDGET_CRD", "Workplace"]
 
 WIDGETS = Kind("contract.tfscale.io", "v1", "widgets", "Widget", namespaced=True)
-"""A custom resource with a status subresource and no schema, for the contract alone."""
+"""A custom resource for the contract alone: a status subresource, anything in its spec, and one list of each type.
+
+``spec.parts`` is a map by name, ``spec.tags`` a set, ``spec.pair`` one value, and ``status.conditions`` a map by type.
+"""
 
 _ANYTHING: Json = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+def _by_key(key: str) -> Json:
+    """Return the schema of a list that is a map."""
+    item = _ANYTHING | {"required": [key], "properties": {key: {"type": "string"}}}
+    return {"type": "array", "items": item, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+_SPEC = _ANYTHING | {
+    "properties": {
+        "parts": _by_key("name"),
+        "tags": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+        "pair": _ANYTHING | {"x-kubernetes-map-type": "atomic"},
+    }
+}
+_STATUS = _ANYTHING | {"properties": {"conditions": _by_key("type")}}
 
 WIDGET_CRD: Json = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -32,7 +52,7 @@ WIDGET_CRD: Json = {
                 "served": True,
                 "storage": True,
                 "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": _ANYTHING, "status": _ANYTHING}}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": _SPEC, "status": _STATUS}}},
             }
         ],
     },
@@ -45,7 +65,7 @@ HOLD = "contract.tfscale.io/hold"
 NODE = "node-of-contract"
 """It need not exist."""
 _LABEL = "contract.tfscale.io/run"
-_PATIENCE_S = 5
+_PATIENCE_S = 10
 
 
 class Workplace:
@@ -101,10 +121,73 @@ class Workplace:
         self.bind(pod)
         return self.now(PODS, pod)
 
+    def running_pod(self, suffix: str, *, phase: str = "Running", ready: bool = True) -> Json:
+        """Create a pod that runs on a node."""
+        pod = self.bound_pod(suffix)
+        status = {"phase": phase, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
+        return self.kube.patch_status(PODS, pod["metadata"]["name"], {"status": status}, namespace=HOME)
+
+    def evict(self, pod: Json) -> None:
+        """Evict a pod."""
+        self.kube.evict(pod["metadata"]["name"], namespace=HOME)
+
+    def is_ending(self, pod: Json) -> bool:
+        """Return whether a pod is gone or about to."""
+        return self.gone(PODS, pod) or "deletionTimestamp" in self.now(PODS, pod)["metadata"]
+
+    def budget_of(self, expected: int, suffix: str = "budget", **spec: Any) -> Json:  # noqa: ANN401  # any JSON value
+        """Create a disruption budget of this test's pods and return it when so many pods are expected by it."""
+        selector = {"matchLabels": {_LABEL: self.run}}
+        budget = self.made(DISRUPTION_BUDGETS, self.bare(suffix, spec={"selector": selector, **spec}), HOME)
+
+        def is_counted() -> bool:
+            status = self.now(DISRUPTION_BUDGETS, budget).get("status", {})
+            return bool(status.get("observedGeneration") == 1 and status.get("expectedPods") == expected)
+
+        self.eventually(is_counted, "the budget is counted")
+        return self.now(DISRUPTION_BUDGETS, budget)
+
+    def lease(self, **spec: Any) -> Json:  # noqa: ANN401  # any JSON value
+        """Create a lease."""
+        return self.made(LEASES, self.bare("a", spec=spec), HOME)
+
+    def owned(self, suffix: str, *refs: Json, namespace: str = HOME, **metadata: Any) -> Json:  # noqa: ANN401  # any JSON value
+        """Create a ConfigMap with owners."""
+        return self.made(CONFIG_MAPS, self.bare(suffix, metadata={**metadata, "ownerReferences": [*refs]}), namespace)
+
+    def canary(self) -> Json:
+        """Create what the garbage collector will remove: when it is gone, the collector has seen what was before."""
+        return self.owned("canary", self.reference(WIDGETS, self.widget("of-canary")) | {"uid": str(uuid.uuid4())})
+
+    def references(self, obj: Json) -> list[Json]:
+        """Return the owner references that a ConfigMap has now."""
+        refs: list[Json] = self.now(CONFIG_MAPS, obj)["metadata"].get("ownerReferences", [])
+        return refs
+
     def bind(self, pod: Json, *, node: str = NODE, uid: str = "", annotations: Mapping[str, str] | None = None) -> None:
         """Bind a pod, by its own uid unless another is given."""
         meta = pod["metadata"]
         self.kube.bind(meta["name"], namespace=HOME, node=node, uid=uid or meta["uid"], annotations=annotations or {})
+
+    def applied(self, kind: Kind, suffix: str = "a", /, **options: Any) -> Json:  # noqa: ANN401  # options and parts of the object
+        """Apply fields to an object of this test; ``metadata`` adds to its name."""
+        how = {name: options.pop(name) for name in ("force", "subresource", "manager") if name in options}
+        obj = {**options, "metadata": {"name": self.name(suffix), **options.get("metadata", {})}}
+        after = self.kube.apply(kind, obj, namespace=HOME if kind.namespaced else None, **how)
+        self._made.append((kind, after))
+        return after
+
+    def reference(self, kind: Kind, owner: Json, **fields: Any) -> Json:  # noqa: ANN401  # any JSON value
+        """Return a reference to an owner."""
+        meta = owner["metadata"]
+        return {"apiVersion": kind.api_version, "kind": kind.kind, "name": meta["name"], "uid": meta["uid"], **fields}
+
+    def eventually(self, holds: Callable[[], object], what: str) -> None:
+        """Wait until something holds that the cluster's controllers do, or fail with what was waited for."""
+        end_s = time.monotonic() + _PATIENCE_S
+        while not holds():
+            assert time.monotonic() < end_s, f"not within {_PATIENCE_S} s: {what}"
+            time.sleep(0.05)
 
     def now(self, kind: Kind, obj: Json) -> Json:
         """Return the object as it is now."""

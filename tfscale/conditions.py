@@ -1,0 +1,112 @@
+"""Conditions: what a status says about its object, in the form that people know and `kubectl wait` waits for.
+
+Source: ``metav1.Condition`` of the Kubernetes API; those of a node request have the names of Karpenter's NodeClaim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tfscale.errors import CloudUnreachableError, Problem, TfscaleError
+from tfscale.lifecycle import State
+
+__all__ = ["Condition", "of_pool", "of_request", "settled", "updated"]
+
+MOST_PROBLEMS = 3
+"""How many problems a message tells; correcting them shows the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One statement about an object."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    """Unknown is not yet."""
+    reason: str
+    """One word in CamelCase."""
+    message: str = ""
+    since_s: int = 0
+    """Since when the status is what it is; 0 before it is written."""
+    generation: int | None = None
+    """The ``metadata.generation`` of the object that was looked at; None where nobody counts it."""
+
+
+def updated(before: Iterable[Condition], now: Iterable[Condition], *, now_s: int) -> tuple[Condition, ...]:
+    """Return the conditions of `before` with those of `now` in their place. A time moves only with its status.
+
+    >>> ready = Condition(type="Ready", status="True", reason="Fine", since_s=5)
+    >>> updated([ready], [Condition(type="Ready", status="True", reason="Better")], now_s=9)[0].since_s
+    5
+    """
+    kept = {condition.type: condition for condition in before}
+    for condition in now:
+        old = kept.get(condition.type)
+        since_s = old.since_s if old and old.status == condition.status else now_s
+        kept[condition.type] = replace(condition, since_s=since_s)
+    return tuple(kept.values())
+
+
+_STEPS = ("Launched", "Registered", "Initialized", "Ready")
+_REACHED = {State.REQUESTED: 0, State.LAUNCHED: 1, State.REGISTERED: 2, State.READY: 4}
+"""How many of the steps are done. A node that is Ready and shows its cards is initialized and ready at once."""
+
+
+def of_request(state: State) -> tuple[Condition, ...]:
+    """Return what a state says. A node on its way out is not ready, and what it had reached is not said anew.
+
+    >>> [condition.status for condition in of_request(State.REGISTERED)]
+    ['True', 'True', 'Unknown', 'Unknown']
+    """
+    reached = _REACHED.get(state)
+    if reached is None:
+        return (Condition(type="Ready", status="False", reason=state),)
+    return tuple(
+        Condition(type=step, status="True", reason=step)
+        if number < reached
+        else Condition(type=step, status="Unknown", reason=f"Not{step}")
+        for number, step in enumerate(_STEPS)
+    )
+
+
+def settled() -> Condition:
+    """Return that the outcome of a launch batch is known."""
+    return Condition(type="Settled", status="True", reason="OutcomeKnown")
+
+
+def of_pool(problems: Sequence[Problem], error: TfscaleError | None, *, readable: bool, deleting: bool) -> Condition:
+    """Return whether a pool works.
+
+    `problems` are those of the pool, `error` is what kept its mode from answering, `readable` whether everything that was
+    recorded for it can be read.
+    """
+    if problems:
+        return _not_ready(_REASONS.get(_part(problems[0]), "Contradiction"), _told(problems))
+    if error is not None:
+        return _not_ready("CloudUnreachable" if isinstance(error, CloudUnreachableError) else "ModeFailed", str(error))
+    if not readable:
+        return _not_ready("BadRecord", "a NodeRequest or LaunchBatch of it cannot be read, so it is left alone")
+    if deleting:
+        return _not_ready("Deleting", "it goes when everything that was bought for it is given back")
+    return Condition(type="Ready", status="True", reason="ModeAnswers")
+
+
+_REASONS = {"spec.mode": "BadMode", "spec.options": "BadOptions", "spec": "BadSpec", "metadata": "BadName"}
+
+
+def _part(problem: Problem) -> str:
+    """Return the part of the object that the field is in."""
+    path = problem.field.removeprefix("a key of ").partition("[")[0].split(".")
+    whole = ".".join(path[:2])
+    return whole if whole in _REASONS else path[0]
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    lines = [str(problem).removeprefix(f"{problem.where}: ") for problem in problems[:MOST_PROBLEMS]]
+    return "; ".join([*lines, f"and {len(problems) - len(lines)} more"] if len(problems) > len(lines) else lines)
+
+
+def _not_ready(reason: str, message: str) -> Condition:
+    return Condition(type="Ready", status="False", reason=reason, message=message)
