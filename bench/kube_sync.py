@@ -132,7 +132,7 @@ def _follow_with_cache(kubeconfig: str, options: argparse.Namespace) -> Result:
     kube = fast_client(kubeconfig)
     before_mib = _memory_mib("VmRSS")
     began_s = time.monotonic()
-    with Cache(kube, patience=Patience(first_list_s=SYNC_WITHIN_S, own_write_s=60)) as cache:
+    with Cache(kube, kinds=(PODS, NODES, NODE_CLAIMS), patience=Patience(first_list_s=SYNC_WITHIN_S, own_write_s=60)) as cache:
         counts = [len(cache.list(one).items) for one in (PODS, NODES, NODE_CLAIMS)]
         synced_s = time.monotonic() - began_s
         memory = _memory_since(before_mib)

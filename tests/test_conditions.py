@@ -151,6 +151,13 @@ def test_the_reason_tells_what_keeps_a_pool_from_working(
     assert error is None or str(error) == found.message
 
 
+def test_a_message_is_one_that_the_api_server_takes_and_gives_back() -> None:
+    """Else the whole status would be refused, or written anew at every tick."""
+    found = of_pool([], ModeError("\udcff" + "ü" * 40_000), readable=True, deleting=False)
+
+    assert "?" + "ü" * 32_767 == found.message
+
+
 def test_a_message_has_an_end() -> None:
     """The first three problems are told."""
     found = of_pool([problem("spec", value=str(number)) for number in range(9)], None, readable=True, deleting=False)

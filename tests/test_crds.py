@@ -36,7 +36,13 @@ REQUEST = NodeRequest(
 )  # fmt: skip
 BATCH = LaunchBatch(name="b", pool="p", mode="ec2", requests=("r",), parameters={}, offers=("o",), created_s=1)
 STATUS = PoolStatus(
-    nodes=1, gpus=1, bought=1, bound=1, waiting=1, unmet=1, ready=Condition(type="Ready", status="True", reason="ModeAnswers")
+    nodes=1,
+    gpus=1,
+    bought=1,
+    bound=1,
+    waiting=1,
+    unmet=1,
+    ready=Condition(type="Ready", status="True", reason="ModeAnswers", generation=1),
 )
 NOT_WRITTEN = {GPU_POOLS: {"spec.binder", "spec.inventory"}}
 """Of what is read: settings with one value each, which only people write."""
@@ -55,7 +61,7 @@ def merged(*parts: Json) -> Json:
 
 
 WRITTEN = {
-    GPU_POOLS: merged(pools.pool_object(POOL), pools.status_patch({"metadata": {"generation": 1}}, STATUS, now_s=1)),
+    GPU_POOLS: merged(pools.pool_object(POOL), pools.status_patch({}, STATUS, now_s=1)),
     NODE_REQUESTS: write_request(REQUEST),
     LAUNCH_BATCHES: merged(write_batch(BATCH), batch_settled(1)),
 }
@@ -166,6 +172,16 @@ def test_a_record_begins_as_the_code_takes_it_to_begin(kind: Kind, read: Callabl
     default = schema_of(kind)["properties"]["status"]["default"]
 
     assert read(created) == read(created | {"status": default})
+
+
+def test_defaults_are_told_where_kubectl_explains_the_field() -> None:
+    """It shows no defaults by itself."""
+    spec = schema_of(GPU_POOLS)["properties"]["spec"]["properties"]
+    durations = ("idleAfter", "registerWithin", "setAsideFor")
+    capacity_types = spec["offers"]["properties"]["capacityTypes"]
+
+    assert [] == [name for name in durations if f"Default {spec[name]['default']}." not in spec[name]["description"]]
+    assert "Default {} alone.".format(*capacity_types["default"]) in capacity_types["description"]
 
 
 def test_states_and_capacity_types_are_those_of_the_code() -> None:

@@ -56,6 +56,17 @@ def test_pods_without_room_share_a_new_node() -> None:
     assert () == plan.unmet
 
 
+def test_many_nodes_are_bought_with_several_calls() -> None:
+    """The record of one call must fit into one object; each node is in one of them."""
+    whole = replace(HALF, whole=True)
+    plan = plan_for(cluster(demands=tuple(demand(f"p{index}", whole) for index in range(450))), T4)
+    launches = [action for action in plan.actions if isinstance(action, Launch)]
+
+    assert [200, 200, 50] == [len(launch.requests) for launch in launches]
+    assert 450 == len({request.name for launch in launches for request in launch.requests})
+    assert 3 == len({launch.batch for launch in launches})
+
+
 def test_a_node_on_its_way_is_not_bought_twice() -> None:
     """Pods that a launched machine was bought for wait for it."""
     coming = request("a", state=State.LAUNCHED, node="", nominated=("uid-p",))

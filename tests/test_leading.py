@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import pytest
 
 from tests.test_reconcile import scenario, share, workload
 from tfscale.errors import ClusterError, NotLeadingError
-from tfscale.kube.fenced import Fenced
-from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, PODS
+from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, PODS, Kube
+from tfscale.plan import Terminate
 from tfscale.reconcile import Reconciler, Report, run
 from tfscale.simulate import World, open_world
 
@@ -19,6 +20,20 @@ def world() -> Iterator[World]:
     """Yield a simulated cluster in which three pods need two nodes."""
     with open_world(scenario(workload("half", share("6Gi", "50"), replicas=3))) as made:
         yield made
+
+
+class Asking:
+    """A cluster that asks before each write, as the client of a real one does."""
+
+    def __init__(self, kube: Kube, before_write: Callable[[], object]) -> None:
+        self._kube = kube
+        self._before_write = before_write
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any verb
+        """Return a verb."""
+        if name not in {"list", "get", "watch"}:
+            self._before_write()
+        return getattr(self._kube, name)
 
 
 class Turns:
@@ -81,11 +96,11 @@ def test_a_run_with_an_end_ends_where_the_lead_is_lost(world: World) -> None:
         run(world.reconciler, world, until_idle=True, on_report=lambda _: None, leader=Turns(1, None))
 
 
-def test_what_happened_before_the_lead_was_taken_may_just_not_have_been_seen(world: World) -> None:
-    """Nodes get their time anew."""
-    world.reconciler.lead(1, world.now_s() + 70)
+def test_a_single_round_concludes_from_the_records_as_they_are(world: World) -> None:
+    """It leads at once, and there is no later one: else who runs one now and then would give no machine up, ever."""
+    world.reconciler.lead(1)
 
-    assert world.now_s() + 70 == world.reconciler.tick(world.now_s() + 70, dry_run=True).cluster.seen_since_s
+    assert 0 == world.reconciler.tick(world.now_s(), dry_run=True).cluster.seen_since_s
 
 
 def test_batches_carry_the_epoch(world: World) -> None:
@@ -97,9 +112,8 @@ def test_batches_carry_the_epoch(world: World) -> None:
     assert all(outcome.done for outcome in report.outcomes)
 
 
-@pytest.mark.parametrize("allowed", range(8))
-def test_a_plan_is_dropped_where_the_lead_is_lost(world: World, allowed: int) -> None:
-    """At whichever question: the outcome that says so is the last, and the next leader buys what is missing, once."""
+def led_only_so_far(world: World, allowed: int) -> Report:
+    """Make one round in which the lead is lost after so many questions, and leave it to the next leader to go on."""
     left = [1] * allowed
 
     def epoch() -> int:
@@ -108,11 +122,17 @@ def test_a_plan_is_dropped_where_the_lead_is_lost(world: World, allowed: int) ->
         return left.pop()
 
     before = world.reconciler.kube
-    world.reconciler.kube, world.reconciler.epoch = Fenced(before, epoch), epoch
+    world.reconciler.kube, world.reconciler.epoch = cast("Kube", Asking(before, epoch)), epoch
     report = world.reconciler.tick(world.now_s())
-    errors = [outcome.error for outcome in report.outcomes]
     world.reconciler.kube, world.reconciler.epoch = before, lambda: 2
-    world.reconciler.lead(2, world.now_s())
+    world.reconciler.lead(2)
+    return report
+
+
+@pytest.mark.parametrize("allowed", range(8))
+def test_a_plan_is_dropped_where_the_lead_is_lost(world: World, allowed: int) -> None:
+    """At whichever question: the outcome that says so is the last, and the next leader buys what is missing, once."""
+    errors = [outcome.error for outcome in led_only_so_far(world, allowed).outcomes]
     run(world.reconciler, world, until_idle=True, on_report=lambda _: None)
 
     assert all(error is None for error in errors[:-1])
@@ -120,3 +140,22 @@ def test_a_plan_is_dropped_where_the_lead_is_lost(world: World, allowed: int) ->
     assert all(pod["status"].get("phase") == "Succeeded" for pod in world.kube.list(PODS).items)
     assert [] == world.kube.list(NODE_REQUESTS).items
     assert 2 == sum(1 for machine in world.cloud.machines)
+
+
+@pytest.mark.parametrize("allowed", range(4))
+def test_giving_back_ends_where_the_lead_is_lost(world: World, allowed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Two nodes were to go: one line tells why neither does, and the next leader gives them back."""
+
+    def two_are_idle() -> bool:
+        actions = world.reconciler.tick(world.now_s(), dry_run=True).plan.actions
+        return [Terminate, Terminate] == [type(action) for action in actions]
+
+    run(world.reconciler, world, until_idle=False, on_report=lambda _: None, stopped=two_are_idle)
+    caplog.clear()
+    *done, last = led_only_so_far(world, allowed).outcomes
+    returned = world.cloud.calls["TerminateInstances"]
+    told = list(caplog.messages)
+    run(world.reconciler, world, until_idle=True, on_report=lambda _: None)
+
+    assert ([], NotLeadingError, 0, 1) == (done, type(last.error), returned, len(told))
+    assert [] == world.kube.list(NODE_REQUESTS).items

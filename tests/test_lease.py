@@ -79,6 +79,19 @@ def test_a_time_of_leading_counts_from_the_start_of_the_write() -> None:
     assert (5, 110, 113) == (candidate.term.epoch, candidate.term.rounds_until_s, candidate.term.writes_until_s)
 
 
+def test_a_write_that_changed_nothing_renews_nothing() -> None:
+    """The API server keeps the version of an object that a write leaves as it was, and by that the others count."""
+    candidate = Candidate("me", Terms())
+    candidate.claims(5)
+    candidate.won(record("me", 5, "2"), started_s=100, now_s=100)
+    candidate.won(record("me", 5, "2"), started_s=102, now_s=102)
+    assert candidate.term
+    assert 113 == candidate.term.writes_until_s
+    candidate.won(record("me", 5, "3"), started_s=104, now_s=104)
+
+    assert 117 == candidate.term.writes_until_s
+
+
 def test_an_own_write_whose_answer_was_lost_is_recognized() -> None:
     """The Lease names this very process and the epoch that it asked for: it renews at once."""
     candidate = Candidate("me", Terms())

@@ -19,7 +19,7 @@ from tfscale.lifecycle import State
 from tfscale.model import BoundPod, Cluster, GpuSlice, Node
 from tfscale.modes.base import ModeContext
 from tfscale.plan import Launch, Plan, Terminate
-from tfscale.reconcile import Reconciler, Report, run
+from tfscale.reconcile import ALONE, Leader, Reconciler, Report, run
 from tfscale.records import Policy
 from tfscale.testing import FakeKube
 
@@ -149,9 +149,26 @@ class SteadyClock:
         self.time_s += 10
 
 
-def test_the_loop_knows_since_when_it_sees() -> None:
-    """After rounds without an answer it begins anew; a loop that just started concludes from the records as they are."""
-    kube, gpus, seen = AwayKube(), GpuTable(), list[Report]()
+class AwayLeader:
+    """Leads in one epoch, except at some looks; what keeps it from that lasts ten seconds each time."""
+
+    def __init__(self, clock: SteadyClock, *away: int) -> None:
+        self._clock = clock
+        self._away = away
+        self._looks = count(1)
+
+    def begin(self) -> int | None:
+        """Return the epoch, mostly."""
+        return None if next(self._looks) in self._away else 1
+
+    def wait(self) -> None:
+        """Let time pass."""
+        self._clock.wait(None)
+
+
+def rounds(kube: FakeKube, clock: SteadyClock, leader: Leader) -> list[tuple[int, int]]:
+    """Return of three rounds when they were, and since when the loop saw the cluster then."""
+    gpus, seen = GpuTable(), list[Report]()
     reconciler = Reconciler(
         kube=kube,
         mode_of=modes.load,
@@ -159,8 +176,20 @@ def test_the_loop_knows_since_when_it_sees() -> None:
         gpus=gpus,
         prefix="tensor-fusion.ai",
     )
-    run(reconciler, SteadyClock(), until_idle=False, on_report=seen.append, stopped=lambda: len(seen) > 2)
+    run(reconciler, clock, until_idle=False, on_report=seen.append, stopped=lambda: len(seen) > 2, leader=leader)
+    return [(report.cluster.now_s - NOW_S, max(report.cluster.seen_since_s - NOW_S, 0)) for report in seen]
 
-    assert [(0, 0), (30, 30), (40, 30)] == [
-        (report.cluster.now_s - NOW_S, max(report.cluster.seen_since_s - NOW_S, 0)) for report in seen
-    ]
+
+def test_the_loop_knows_since_when_it_sees() -> None:
+    """After rounds without an answer it begins anew; a loop that just started concludes from the records as they are."""
+    assert [(0, 0), (30, 30), (40, 30)] == rounds(AwayKube(), SteadyClock(), ALONE)
+
+
+@pytest.mark.parametrize(
+    ("away", "seen"), [((1, 2), [(20, 20), (30, 20), (40, 20)]), ((2, 3), [(0, 0), (30, 30), (40, 30)])], ids=["first", "later"]
+)
+def test_a_loop_that_does_not_lead_sees_nothing(away: tuple[int, ...], seen: list[tuple[int, int]]) -> None:
+    """Also when it is the same lead that goes on: without an API server it cannot be renewed, and no round fails."""
+    clock = SteadyClock()
+
+    assert seen == rounds(FakeKube(), clock, AwayLeader(clock, *away))

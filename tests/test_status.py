@@ -10,7 +10,7 @@ import pytest
 from tests.facts import HALF, NOW_S, cluster, demand, node, request
 from tfscale import modes
 from tfscale.conditions import Condition
-from tfscale.errors import CloudUnreachableError, ForbiddenError, ModeError, NotFoundError
+from tfscale.errors import CloudUnreachableError, ForbiddenError, ModeError, NotFoundError, NotLeadingError
 from tfscale.gpus import GpuTable
 from tfscale.kube.configmaps import InConfigMaps
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube, Listing
@@ -36,6 +36,16 @@ NODE = {
 }
 
 
+THEIRS = {
+    "type": "Approved",
+    "status": "True",
+    "reason": "Policy",
+    "message": "m",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
+"""A condition of a policy engine."""
+
+
 class Silent(StaticMode):
     """Nobody answers."""
 
@@ -56,6 +66,51 @@ class Closed(StaticMode):
         if cls.times == 1:
             raise ModeError(f"no credentials for {context.pool.name} yet")
         return cls()
+
+
+class Edited(StaticMode):
+    """Somebody changes the pool while its mode is asked."""
+
+    kube: Kube
+
+    @classmethod
+    def open(cls, context: ModeContext) -> Edited:
+        """Remember where the pool is."""
+        opened = cls()
+        opened.kube = context.kube
+        return opened
+
+    def observe(self) -> Sequence[Machine]:
+        """Change the spec once more."""
+        before = self.kube.get(GPU_POOLS, "floor")["spec"].get("limits", {"nodes": 0})["nodes"]
+        self.kube.patch(GPU_POOLS, "floor", {"spec": {"limits": {"nodes": before + 1}}})
+        return super().observe()
+
+
+class Busy(FakeKube):
+    """Somebody else writes a condition right after a pool was read, for the first few times."""
+
+    left = 0
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Json:
+        """Return the object as it was before."""
+        found = super().get(kind, name, namespace=namespace)
+        if self.left:
+            self.left -= 1
+            listed = found.get("status", {}).get("conditions", [])
+            self.patch_status(kind, name, {"status": {"conditions": [*listed, THEIRS | {"type": f"Approved{self.left}"}]}})
+        return found
+
+
+class Deposed(FakeKube):
+    """Another process leads by now."""
+
+    asked = 0
+
+    def patch_status(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
+        """Raise ``NotLeadingError``."""
+        self.asked += 1
+        raise NotLeadingError(f"{kind.plural}/status {name} in {namespace}: not by us, not {[*patch]}")
 
 
 class Sealed(FakeKube):
@@ -229,19 +284,43 @@ def test_a_pool_with_a_record_that_cannot_be_read_is_not_ready() -> None:
 def test_conditions_of_others_stay() -> None:
     """A policy engine may say something about a pool, too."""
     kube = cluster_with({"mode": "static"})
-    theirs = {
-        "type": "Approved",
-        "status": "True",
-        "reason": "Policy",
-        "message": "m",
-        "lastTransitionTime": "2026-01-01T00:00:00Z",
-    }
-    kube.patch_status(GPU_POOLS, "floor", {"status": {"conditions": [theirs]}})
+    kube.patch_status(GPU_POOLS, "floor", {"status": {"conditions": [THEIRS]}})
     reconciler(kube).tick(NOW_S)
 
-    assert [theirs, "Ready"] == [
+    assert [THEIRS, "Ready"] == [
         one if one["type"] == "Approved" else one["type"] for one in kube.get(GPU_POOLS, "floor")["status"]["conditions"]
     ]
+
+
+def test_conditions_that_others_write_at_the_same_time_stay_too() -> None:
+    """Whoever was overtaken writes at the next tick, on what is there then."""
+    kube = Busy(seed=0)
+    loop = reconciler(cluster_with({"mode": "static"}, kube))
+    kube.left = 2
+    for later_s in (0, 10, 20):
+        loop.tick(NOW_S + later_s)
+
+    assert ["Approved1", "Approved0", "Ready"] == [one["type"] for one in kube.get(GPU_POOLS, "floor")["status"]["conditions"]]
+
+
+def test_what_is_said_is_said_of_the_spec_that_was_looked_at() -> None:
+    """`kubectl wait` goes by the generation: a spec that is newer must not look as if its mode had answered."""
+    kube = cluster_with({"mode": "edited"})
+    loop = reconciler(kube, Edited)
+    loop.tick(NOW_S)
+
+    assert (2, 1) == (kube.get(GPU_POOLS, "floor")["metadata"]["generation"], ready(kube)["observedGeneration"])
+
+
+def test_who_is_deposed_says_nothing_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Of no pool; the new leader writes what it sees."""
+    caplog.set_level("INFO")
+    kube = Deposed(seed=0)
+    cluster_with({"mode": "static"}, kube)
+    kube.create(GPU_POOLS, {"metadata": {"name": "other"}, "spec": {"mode": "static"}})
+    reconciler(kube).tick(NOW_S)
+
+    assert (1, []) == (kube.asked, caplog.messages)
 
 
 def test_a_status_that_people_broke_is_written_anew() -> None:

@@ -250,9 +250,14 @@ class _Hands:
 
     def give_back(self, pool: str, actions: Sequence[Terminate]) -> Iterator[Outcome]:
         """Cordon, look once more, write the intention; then terminate all with one call."""
-        prepared = [_attempt(action, self._cordon) for action in actions]
-        yield from (outcome for outcome in prepared if not outcome.done)
-        ids = [action.request.machine_id for action, outcome in zip(actions, prepared, strict=True) if outcome.done]
+        ids, prepared = [], []
+        for action in actions:
+            outcome = _attempt(action, self._cordon)
+            if outcome.done:
+                ids.append(action.request.machine_id)
+                prepared.append(outcome)
+            else:
+                yield outcome
         error: TfscaleError | None = None
         try:
             if ids:
@@ -262,8 +267,7 @@ class _Hands:
             log.warning("return %s: %s", ", ".join(ids), failure)
             error = failure
         for outcome in prepared:
-            if outcome.done:
-                yield outcome if error is None else replace(outcome, done=False, error=error)
+            yield outcome if error is None else replace(outcome, done=False, error=error)
 
     def _cordon(self, action: Terminate) -> Outcome:
         was_cordoned = self._set_unschedulable(action.node, on=True) if action.node else False

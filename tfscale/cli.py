@@ -235,7 +235,7 @@ def _drive(
     if elector and not _endless(command) and not elector.await_lead(stopped=stop.is_set):
         return
     if command.once:
-        reconciler.lead(elector.epoch() if elector else 0, clock.now_s())
+        reconciler.lead(elector.epoch() if elector else 0)
         tell(reconciler.tick(clock.now_s()))
         return
     run(

@@ -16,6 +16,8 @@ __all__ = ["Condition", "of_pool", "of_request", "settled", "updated"]
 
 MOST_PROBLEMS = 3
 """How many problems a message tells; correcting them shows the others."""
+MOST_CHARACTERS = 32_768
+"""How long a message may be; the API server refuses a longer one with all of the status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,4 +111,6 @@ def _told(problems: Sequence[Problem]) -> str:
 
 
 def _not_ready(reason: str, message: str) -> Condition:
-    return Condition(type="Ready", status="False", reason=reason, message=message)
+    # As it will come back from the API server: a text that is no Unicode would be written anew at every tick.
+    text = message.encode(errors="replace").decode()
+    return Condition(type="Ready", status="False", reason=reason, message=text[:MOST_CHARACTERS])

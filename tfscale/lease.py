@@ -132,8 +132,15 @@ class Candidate:
         self._claimed = epoch
 
     def won(self, record: Record, *, started_s: float, now_s: float) -> None:
-        """Note the answer to a write of its own that began at `started_s`."""
+        """Note the answer to a write of its own that began at `started_s`.
+
+        One that left the Lease as it was renewed nothing: the others do not count anew. Wall clocks that are set back can
+        make a renewal say what the last one said.
+        """
+        before = self.seen
         self.saw(record, now_s)
+        if before is not None and before.version == record.version:
+            return
         self.term = Term(
             epoch=record.epoch,
             rounds_until_s=started_s + self.terms.renew_s,

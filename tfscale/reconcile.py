@@ -29,7 +29,7 @@ from tfscale.model import Cluster, Machine, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.guarded import BrokenModeError, guarded
 from tfscale.plan import Assign, Plan
-from tfscale.status import pool_statuses
+from tfscale.status import PoolStatus, pool_statuses
 
 __all__ = ["ALONE", "Clock", "Leader", "Reconciler", "Report", "run"]
 
@@ -145,11 +145,10 @@ class Reconciler:
         """Begin without memory."""
         self.forget()
 
-    def lead(self, epoch: int, now_s: int) -> None:
+    def lead(self, epoch: int) -> None:
         """Note that a round begins in this epoch. In another one than before nothing that is remembered counts."""
         if epoch != self._led:
             self.forget()
-            self.seen_since_s = now_s
             self.on_lead()
             self._led = epoch
 
@@ -158,17 +157,17 @@ class Reconciler:
 
         Raises ``ClusterError`` when the cluster cannot be read. Whatever else fails is in the report and the rest goes on.
         """
-        pools, problems = read_pools(self._records(GPU_POOLS), gpus=self.gpus)
+        asked = self._records(GPU_POOLS)
+        pools, problems = read_pools(asked, gpus=self.gpus)
         opened = self._modes(pools)
         # The cloud is listed before the cluster: a machine bought in between is missing from the first list, never
         # from the second, so nothing that has a record looks gone.
         machines, supplies, errors = _ask(opened)
         self._tell(errors)
-        listed = self._records(GPU_POOLS)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,
             nodes=self.kube.list(NODES).items,
-            pools=listed,
+            pools=self._records(GPU_POOLS),
             requests=self._records(NODE_REQUESTS),
             batches=self._records(LAUNCH_BATCHES),
             machines=machines,
@@ -202,7 +201,7 @@ class Reconciler:
             unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
         if not dry_run:
-            self._write_statuses(listed, report, errors)
+            self._write_statuses(asked, report, errors)
         return report
 
     def forget(self) -> None:
@@ -217,16 +216,28 @@ class Reconciler:
         except NotFoundError as error:
             raise NotFoundError(f"{error} If not: tfscale manifests crds | kubectl apply --server-side -f -") from error
 
-    def _write_statuses(self, listed: Sequence[Json], report: Report, errors: Mapping[str, ModeError]) -> None:
-        """Write on each pool what was seen, where that is not written there already. The next tick makes good what fails."""
-        objects = {obj["metadata"]["name"]: obj for obj in listed}
+    def _write_statuses(self, asked: Sequence[Json], report: Report, errors: Mapping[str, ModeError]) -> None:
+        """Write on each pool what was seen, where that is not written there already. The next tick makes good what fails.
+
+        `asked` are the pools as they were when their modes were asked: a spec that is newer was not looked at.
+        """
+        objects = {obj["metadata"]["name"]: obj for obj in asked}
         verdicts = {name: verdict for name, obj in objects.items() if (verdict := _verdict(name, obj, report, errors))}
         for name, status in pool_statuses(report.cluster, report.plan, verdicts).items():
-            if patch := status_patch(objects[name], status, now_s=report.cluster.now_s):
+            if status_patch(objects[name], status, now_s=report.cluster.now_s):
                 try:
-                    self.kube.patch_status(GPU_POOLS, name, patch)
+                    self._write_status(name, status, now_s=report.cluster.now_s)
+                except NotLeadingError:
+                    return
                 except ClusterError as error:
                     log.info("status of pool %s: %s", name, error)
+
+    def _write_status(self, name: str, status: PoolStatus, *, now_s: int) -> None:
+        # Read again and guarded: the conditions are one list, and others may have written theirs meanwhile.
+        obj = self.kube.get(GPU_POOLS, name)
+        if patch := status_patch(obj, status, now_s=now_s):
+            guard = {"metadata": {"resourceVersion": obj["metadata"]["resourceVersion"]}}
+            self.kube.patch_status(GPU_POOLS, name, patch | guard)
 
     def _tell(self, errors: Mapping[str, ModeError]) -> None:
         """Log each trouble once, not at every tick that it lasts."""
@@ -296,9 +307,11 @@ def run(
         epoch = leader.begin()
         if epoch is None:
             _stand_by(leader, until_idle=until_idle)
+            # Nobody looked meanwhile. When the API server is away it is the same lead that goes on later.
+            reconciler.seen_since_s = clock.now_s()
             continue
         try:
-            reconciler.lead(epoch, clock.now_s())
+            reconciler.lead(epoch)
             report = reconciler.tick(clock.now_s())
         except ClusterError as error:
             if until_idle:
@@ -340,12 +353,13 @@ def _verdict(name: str, obj: Json, report: Report, errors: Mapping[str, ModeErro
     problems = [one for one in report.problems if one.where == f"gpupool {name}" and not one.field.startswith("status")]
     if not problems and name not in {*errors, *report.cluster.machines}:
         return None
-    return of_pool(
+    verdict = of_pool(
         problems,
         errors.get(name),
         readable=any(pool.name == name for pool in report.cluster.pools),
         deleting="deletionTimestamp" in obj["metadata"],
     )
+    return replace(verdict, generation=obj["metadata"].get("generation"))
 
 
 def _ask(opened: Mapping[str, _Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:

@@ -269,7 +269,7 @@ def _follow(faulty: str, direct_config: str) -> Json:
     listener.start()
     client = KubeClient.connect(faulty, timing=Timing(call_s=3, read_s=3, watch_silence_s=5))
     pace = Pace(watch_s=(20, 40), silence_s=5, pause_s=(0.1, 1), refused_s=2)
-    with Cache(client, pace=pace, patience=Patience(own_write_s=2, max_age_s=10)) as cache:
+    with Cache(client, kinds=(PODS, NODES, NODE_CLAIMS), pace=pace, patience=Patience(own_write_s=2, max_age_s=10)) as cache:
         follower = _Follower(cache, direct)
         end_s = time.monotonic() + WARM_UP_S
         while time.monotonic() < end_s:

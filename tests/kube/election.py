@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
-from tfscale.errors import ClusterUnreachableError, NotFoundError, NotLeadingError
+from tfscale.errors import ClusterError, ClusterUnreachableError, NotFoundError, NotLeadingError
 from tfscale.kube.leader import Elector
 from tfscale.kube.port import LEASES, Json, Kube
 from tfscale.lease import Terms
@@ -28,7 +30,10 @@ class Fate:
     after_s: float = 0.01
     """From then on until the answer is there."""
     lost: str = ""
-    """``request``: it is never carried out. ``answer``: it is, and nobody hears of it."""
+    """``request``: it is never carried out. ``answer``: it is, and nobody hears of it.
+
+    ``patience``: the caller gives up first, and may have called again when it is carried out.
+    """
 
 
 class Line:
@@ -47,6 +52,9 @@ class Line:
             fate = fates.popleft() if fates else Fate()
             self._world.advance(fate.before_s)
             if fate.lost == "request" or self._world.down:
+                raise ClusterUnreachableError(f"{name}: no answer")
+            if fate.lost == "patience":
+                self._world.carry_out(fate.after_s, partial(verb, *args, **options))
                 raise ClusterUnreachableError(f"{name}: no answer")
             done: Json = verb(*args, **options)
             self._world.advance(fate.after_s)
@@ -94,6 +102,7 @@ class World:
         self.now_s = 0.0
         self.kube = FakeKube(now=lambda: self.now_s, seed=1)
         self.down = False
+        self._on_the_way: list[tuple[float, Callable[[], Json]]] = []
         self.replicas: list[Replica] = []
         self.terms: list[tuple[str, int]] = []
         """Who led, and in which epoch, in order."""
@@ -126,7 +135,19 @@ class World:
             self._step(first)
         self.now_s = max(self.now_s, end_s)
 
+    def carry_out(self, after_s: float, call: Callable[[], Json]) -> None:
+        """Carry out a call that nobody waits for any more, at the first look after so long."""
+        self._on_the_way.append((self.now_s + after_s, call))
+
+    def _arrive(self) -> None:
+        arrived = [call for due_s, call in self._on_the_way if due_s <= self.now_s]
+        self._on_the_way = [one for one in self._on_the_way if one[0] > self.now_s]
+        for call in arrived:
+            with suppress(ClusterError):
+                call()
+
     def _step(self, replica: Replica) -> None:
+        self._arrive()
         replica.busy = True
         pause_s = replica.elector.step()
         if self.now_s >= replica.round_over_s:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from kubernetes.client import Configuration
 
 from tfscale.errors import NotLeadingError
-from tfscale.kube.fenced import Fenced
+from tfscale.kube.client import KubeClient
 from tfscale.kube.port import CONFIG_MAPS, PODS, Kube
-from tfscale.testing import FakeKube
+from tfscale.testing import FakeKube, KubeServer
+from tfscale.testing.kube_server import Call, Reply
 
 READS: dict[str, Callable[[Kube], Any]] = {
     "list": lambda kube: kube.list(CONFIG_MAPS),
@@ -49,6 +52,13 @@ def contents(kube: Kube) -> str:
     return json.dumps([kube.list(kind).items for kind in (CONFIG_MAPS, PODS)], sort_keys=True)
 
 
+@contextmanager
+def client_of(kube: FakeKube, before_write: Callable[[], object]) -> Iterator[KubeClient]:
+    """Yield a client of the cluster that asks before it writes."""
+    with KubeServer(kube) as server:
+        yield KubeClient(lambda: Configuration(host=server.url), before_write=before_write)
+
+
 def refuse() -> int:
     """Say that another process leads."""
     raise NotLeadingError("another one leads")
@@ -62,7 +72,8 @@ def test_every_verb_is_a_read_or_a_write() -> None:
 @pytest.mark.parametrize("verb", READS)
 def test_reads_pass(verb: str) -> None:
     """Whoever leads."""
-    assert str(READS[verb](cluster())) == str(READS[verb](Fenced(cluster(), refuse)))
+    with client_of(cluster(), refuse) as client:
+        assert READS[verb](cluster()) == READS[verb](client)
 
 
 @pytest.mark.parametrize("verb", WRITES)
@@ -71,7 +82,8 @@ def test_writes_are_sent_while_leading(verb: str) -> None:
     epochs = iter([1])
     plain, fenced = cluster(), cluster()
     expected = WRITES[verb](plain)
-    answer = WRITES[verb](Fenced(fenced, lambda: next(epochs)))
+    with client_of(fenced, lambda: next(epochs)) as client:
+        answer = WRITES[verb](client)
 
     assert (expected, contents(plain), []) == (answer, contents(fenced), [*epochs])
 
@@ -81,7 +93,27 @@ def test_writes_do_not_leave_otherwise(verb: str) -> None:
     """The server never hears of them."""
     kube = cluster()
     before = contents(kube)
-    with pytest.raises(NotLeadingError):
-        WRITES[verb](Fenced(kube, refuse))
+    with client_of(kube, refuse) as client, pytest.raises(NotLeadingError):
+        WRITES[verb](client)
 
     assert before == contents(kube)
+
+
+def test_the_question_comes_after_all_waiting() -> None:
+    """The lead may be lost while a busy server lets the write wait: then it is not sent again."""
+    kube, calls, leads = cluster(), list[str](), iter([True, False])
+
+    def busy(call: Call) -> Reply | None:
+        calls.append(call.method)
+        return Reply(status=429, headers={"Retry-After": "0"})
+
+    def asked() -> None:
+        if not next(leads):
+            refuse()
+
+    with KubeServer(kube, intercept=busy) as server:
+        client = KubeClient(lambda: Configuration(host=server.url), before_write=asked)
+        with pytest.raises(NotLeadingError):
+            WRITES["create"](client)
+
+    assert ["POST"] == calls

@@ -149,6 +149,18 @@ def test_few_lines_tell_what_happens(world: World, caplog: pytest.LogCaptureFixt
     ] == said
 
 
+def test_the_first_one_says_why_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no error, and lasts as long as it says."""
+    world = World()
+    first = world.start(0).elector.identity
+    world.advance(16)
+
+    assert [
+        f"lease default/tfscale: {first} stands by: nobody holds it, which counts once it was seen for 15 s",
+        f"lease default/tfscale: {first} leads in epoch 1, after nobody",
+    ] == caplog.messages
+
+
 def test_waiting_for_the_lead_has_an_end(world: World) -> None:
     """Who leads is named; where the Lease cannot be read that is said."""
     waiting = patient(world.kube)

@@ -19,7 +19,9 @@ KINDS = st.tuples(SPEEDS, st.sampled_from([TERMS, Terms(lease_s=40, renew_s=30, 
 """For replicas with different terms."""
 NUMBERS = st.integers(0, 2)
 SPANS = st.sampled_from([0.1, 1.0, 2.5, 8.0, 12.9, 15.0, 60.0])
-FATES = st.lists(st.builds(Fate, SPANS, SPANS, st.sampled_from(["", "", "request", "answer"])), min_size=1, max_size=3)
+FATES = st.lists(
+    st.builds(Fate, SPANS, SPANS, st.sampled_from(["", "", "request", "answer", "patience"])), min_size=1, max_size=3
+)
 EDITS = st.sampled_from(
     [
         {"holderIdentity": ""},

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _POLL_S = 0.2
 """How long a process that does not lead may take to notice that it does."""
+_NOBODY = "nobody"
 
 
 def elapsed_s() -> float:
@@ -216,7 +217,7 @@ class Elector:
 
     @property
     def _holder(self) -> str:
-        return (self._candidate.seen.holder if self._candidate.seen else "") or "nobody"
+        return (self._candidate.seen.holder if self._candidate.seen else "") or _NOBODY
 
     def _tell(self) -> None:
         """Log one line when something is different: who leads and since which epoch, who does not and why."""
@@ -236,6 +237,10 @@ class Elector:
         stopped = "leads no longer, and stands by" if led else "stands by"
         if self._trouble:
             return ("trouble", ""), f"{self.identity} {stopped}, trying again: {self._trouble}"
+        if self._holder == _NOBODY:
+            # The first start of a cluster: whoever waits should know for what.
+            why = f"nobody holds it, which counts once it was seen for {self._terms.lease_s} s"
+            return ("free", ""), f"{self.identity} {stopped}: {why}"
         return ("behind", self._holder), f"{self.identity} {stopped} behind {self._holder}"
 
 

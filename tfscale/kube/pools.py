@@ -149,16 +149,13 @@ def set_aside_status(entries: Sequence[SetAside]) -> Json:
 
 def status_patch(obj: Json, status: PoolStatus, *, now_s: int) -> Json:
     """Return the patch that makes a pool's status say this, empty where it says so already. Others' conditions stay."""
-    place = named("gpupool", obj)
-    written = place.at("status") if isinstance(obj.get("status"), Mapping) else Place(place.where, "status", None)
-    generation = place.at("metadata", "generation")
-    ready = replace(status.ready, generation=generation.whole(most=2**63 - 1) if generation.given else None)
+    written = Place(named("gpupool", obj).where, "status", obj["status"] if isinstance(obj.get("status"), Mapping) else None)
     wanted = {
         "nodes": status.nodes,
         "gpus": status.gpus,
         "bought": status.bought,
         "pods": {"bound": status.bound, "waiting": status.waiting, "unmet": status.unmet},
-        "conditions": write_conditions(updated(read_conditions(written), [ready], now_s=now_s)),
+        "conditions": write_conditions(updated(read_conditions(written), [status.ready], now_s=now_s)),
     }
     changed = {key: value for key, value in wanted.items() if written.mapping().get(key) != value}
     return {"status": changed} if changed else {}

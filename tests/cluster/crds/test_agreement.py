@@ -14,7 +14,7 @@ from tfscale.conditions import of_request, updated
 from tfscale.errors import BadInputError, RefusedObjectError
 from tfscale.gpus import GpuTable
 from tfscale.kube.client import KubeClient
-from tfscale.kube.pools import pool_object, read_pool, set_aside_status
+from tfscale.kube.pools import pool_object, read_pool, read_pools, set_aside_status
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json
 from tfscale.kube.records import batch_settled, read_batch, read_node_request, request_status, write_batch, write_request
 from tfscale.lifecycle import State
@@ -206,6 +206,7 @@ BATCHES = st.builds(
     requests=st.lists(TEXTS, max_size=2).map(sorted).map(tuple),
     parameters=st.dictionaries(st.text(), JSON, max_size=3),
     offers=st.lists(TEXTS, max_size=3).map(tuple),
+    epoch=st.integers(0, 2**31 - 1),
     created_s=st.integers(0, 10**10),
 )
 
@@ -216,10 +217,8 @@ def test_pools_survive_the_real_server(installed: KubeClient, written: Pool) -> 
     """With what is set aside."""
     installed.create(GPU_POOLS, pool_object(written))
     stored = installed.patch_status(GPU_POOLS, written.name, set_aside_status(written.set_aside))
-    read = read_pool(stored, gpus=GPUS)
 
-    assert (written.options, written.wanted, written.limits) == (read.options, read.wanted, read.limits)
-    assert set_aside_status(written.set_aside)["status"]["setAside"] == stored["status"]["setAside"]
+    assert ((written,), ()) == read_pools([stored], gpus=GPUS)
 
 
 @settings(max_examples=50, deadline=None)
@@ -239,10 +238,5 @@ def test_batches_survive_the_real_server_word_for_word(installed: KubeClient, wr
     installed.create(LAUNCH_BATCHES, write_batch(written))
     read = read_batch(installed.patch_status(LAUNCH_BATCHES, written.name, batch_settled(5)))
 
-    assert read.settled
-    assert (repr(dict(written.parameters)), written.requests, written.offers, written.created_s) == (
-        repr(dict(read.parameters)),
-        read.requests,
-        read.offers,
-        read.created_s,
-    )
+    assert replace(written, settled=True) == read
+    assert repr(dict(written.parameters)) == repr(dict(read.parameters))

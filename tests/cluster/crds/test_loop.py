@@ -147,7 +147,7 @@ def test_a_node_that_is_bought_goes_through_its_conditions(empty: KubeClient) ->
     loop.tick(NOW_S + 10)
     status = empty.get(GPU_POOLS, "bought")["status"]
     assert (1, 0, {"bound": 0, "waiting": 1, "unmet": 0}) == (status["bought"], status["nodes"], status["pods"])
-    with pytest.raises(RefusedObjectError, match="mode must stay as it is"):
+    with pytest.raises(RefusedObjectError, match="mode must stay 'managed-nodeclaim' until all"):
         empty.patch(GPU_POOLS, "bought", {"spec": {"mode": "ec2"}})
 
     (claim,) = [obj["metadata"]["name"] for obj in empty.list(NODE_CLAIMS).items]
@@ -197,7 +197,7 @@ def answer(server: ControlPlane, path: str, *, accept: str = "application/json")
             ["Name", "Mode", "Nodes", "GPUs", "Ready", "Age"],
             ["Default", "Bought", "Bound", "Waiting", "Unmet", "Reason"],
         ),
-        (NODE_REQUESTS, ["Name", "Pool", "State", "Machine", "Node", "Age"], ["Mode", "Offer", "Ready", "Launched"]),
+        (NODE_REQUESTS, ["Name", "Pool", "State", "Offer", "Node", "Age"], ["Mode", "Machine", "Ready", "Launched"]),
         (LAUNCH_BATCHES, ["Name", "Pool", "Mode", "Settled", "Age"], ["Requests"]),
     ],
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from tests.cluster.conftest import eventually, is_served
 from tests.cluster.crds.objects import BATCH, CONDITION, REQUEST, fresh, pool, put
 from tests.schemas import defaulted, schema_of
-from tfscale.errors import RefusedObjectError
+from tfscale.errors import NotFoundError, RefusedObjectError
 from tfscale.gpus import GpuTable
 from tfscale.kube.client import KubeClient
+from tfscale.kube.crds import OUR_KINDS, definition
 from tfscale.kube.pools import read_pool
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
+from tfscale.kube.port import CRDS, GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
 from tfscale.model import Pool
 
 DURATION = "must be a duration in whole seconds, such as 90s, 5m or 1h30m"
@@ -56,6 +60,7 @@ BAD_AND_GOOD: list[tuple[Kind, Json, str, Json]] = [
     (NODE_REQUESTS, REQUEST | {"nominated": [""]}, "spec.nominated[0] in body should be at least", REQUEST | {"nominated": []}),
     (LAUNCH_BATCHES, {**BATCH, "parameters": None}, "spec.parameters: Required value", BATCH),
     (LAUNCH_BATCHES, BATCH | {"parameters": {}}, "spec.parameters in body must be of type", BATCH | {"parameters": '{"a": 1}'}),
+    (LAUNCH_BATCHES, BATCH | {"epoch": -1}, f"spec.epoch {LEAST_0}", BATCH | {"epoch": 0}),
     (
         LAUNCH_BATCHES,
         BATCH | {"createdAt": "today"},
@@ -91,6 +96,7 @@ REWRITES: list[Json] = [
     {"requests": []},
     {"offers": ["o", "o"]},
     {"parameters": "{ }"},
+    {"epoch": 1},
     {"createdAt": "2026-01-01T00:00:00Z"},
 ]
 
@@ -124,7 +130,7 @@ def test_a_settled_batch_stays_settled(installed: KubeClient) -> None:
     name = put(installed, LAUNCH_BATCHES, BATCH)
     for settled in (False, True, True):
         installed.patch_status(LAUNCH_BATCHES, name, {"status": {"settled": settled}})
-    for taken_back in ({"settled": False}, {"settled": None}):
+    for taken_back in ({"settled": False}, {"settled": None}, None):
         with pytest.raises(RefusedObjectError, match="settled cannot be taken back: the call would be made again"):
             installed.patch_status(LAUNCH_BATCHES, name, {"status": taken_back})
 
@@ -134,7 +140,7 @@ def test_the_mode_of_a_pool_changes_only_while_nothing_is_bought(installed: Kube
     name = put(installed, GPU_POOLS, pool())
     installed.patch(GPU_POOLS, name, {"spec": {"mode": "managed-nodeclaim"}})
     installed.patch_status(GPU_POOLS, name, {"status": {"bought": 1}})
-    with pytest.raises(RefusedObjectError, match=r"spec\.mode: .*mode must stay as it is until every node that it bought"):
+    with pytest.raises(RefusedObjectError, match=r"spec\.mode: .*mode must stay 'managed-nodeclaim' until all"):
         installed.patch(GPU_POOLS, name, {"spec": {"mode": "ec2"}})
     installed.patch(GPU_POOLS, name, {"spec": {"idleAfter": "1m"}})
     installed.patch_status(GPU_POOLS, name, {"status": {"bought": 0}})
@@ -169,6 +175,67 @@ def test_a_state_that_does_not_exist_is_refused(installed: KubeClient) -> None:
     name = put(installed, NODE_REQUESTS, REQUEST)
     with pytest.raises(RefusedObjectError, match=r'status\.state: Unsupported value: "Lost"'):
         installed.patch_status(NODE_REQUESTS, name, {"status": {"state": "Lost"}})
+
+
+# --- objects that are older than their definition ----------------------------------------------------------------------
+
+
+def test_what_was_there_before_its_rule_can_be_told_and_go(installed: KubeClient) -> None:
+    """Its status says what is wrong; somebody puts the spec right, or deletes it and the finalizer is taken off."""
+    specs = {
+        "n" * 64: pool(),
+        "odd": pool(idleAfter="1.5s", limits={"nodes": -1}, binder="extender"),
+        "aimless": pool(mode="static", offers={"zones": ["z"]}),
+    }
+    before = old_definition({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    installed.create(CRDS, before)
+    eventually(partial(is_served, installed, OLD), "old pools are served")
+    for name, spec in specs.items():
+        installed.create(OLD, fresh(OLD, spec) | {"metadata": {"name": name, "finalizers": ["example.com/kept"]}})
+    installed.patch(CRDS, before["metadata"]["name"], old_definition(None))
+    eventually(partial(is_refused, installed, pool(mode="")), "the rules hold")
+
+    for name in specs:
+        told = installed.patch_status(OLD, name, {"status": {"nodes": 1, "conditions": [CONDITION]}})
+        assert (1, [CONDITION]) == (told["status"]["nodes"], told["status"]["conditions"])
+        installed.delete(OLD, name)
+        installed.patch(OLD, name, {"metadata": {"finalizers": []}})
+        with pytest.raises(NotFoundError):
+            installed.get(OLD, name)
+
+
+OLD = Kind("old.tfscale.io", GPU_POOLS.version, GPU_POOLS.plural, GPU_POOLS.kind, namespaced=False)
+
+
+def old_definition(schema: Json | None) -> Json:
+    """Return the definition of pools in another group, with this schema in place of ours."""
+    ours = definition(GPU_POOLS)
+    (version,) = ours["spec"]["versions"]
+    versions = [version if schema is None else version | {"schema": {"openAPIV3Schema": schema}}]
+    names = {key: value for key, value in ours["spec"]["names"].items() if key not in ("shortNames", "categories")}
+    spec = ours["spec"] | {"group": OLD.group, "names": names, "versions": versions}
+    return ours | {"metadata": {"name": f"{OLD.plural}.{OLD.group}"}, "spec": spec}
+
+
+def is_refused(kube: KubeClient, spec: Json) -> bool:
+    """Return whether a pool with this spec is refused."""
+    try:
+        put(kube, OLD, spec)
+    except RefusedObjectError:
+        return True
+    return False
+
+
+def test_applying_the_definitions_again_changes_nothing(installed: KubeClient) -> None:
+    """The API server's own defaults are no difference."""
+    for kind in OUR_KINDS:
+        first = installed.apply(CRDS, definition(kind), manager="kubectl")
+        again = installed.apply(CRDS, definition(kind), manager="kubectl")
+
+        assert (1, first["metadata"]["resourceVersion"]) == (
+            again["metadata"]["generation"],
+            again["metadata"]["resourceVersion"],
+        )
 
 
 # --- what is filled in and kept apart ---------------------------------------------------------------------------------
