@@ -63,7 +63,7 @@ def merged(*parts: Json) -> Json:
 WRITTEN = {
     GPU_POOLS: merged(pools.pool_object(POOL), pools.status_patch({}, STATUS, now_s=1)),
     NODE_REQUESTS: write_request(REQUEST),
-    LAUNCH_BATCHES: merged(write_batch(BATCH), batch_settled(1)),
+    LAUNCH_BATCHES: merged(write_batch(BATCH), batch_settled(BATCH.name, 1)),
 }
 """One object of each kind in which everything is written that we ever write."""
 

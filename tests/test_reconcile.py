@@ -160,7 +160,7 @@ class CrashError(BaseException):
 class CrashingKube:
     """A cluster whose client dies at one of its writes, before or after the write is done."""
 
-    WRITES = ("create", "patch", "patch_status", "delete", "bind")
+    WRITES = ("create", "patch", "patch_status", "apply", "delete", "bind")
 
     def __init__(self, kube: Kube, *, at: int, after: bool) -> None:
         self._kube = kube

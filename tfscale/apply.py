@@ -14,7 +14,7 @@ from typing import TypeVar
 from tfscale.conditions import of_request, updated
 from tfscale.errors import LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kind, Kube
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import remembered, set_aside
 from tfscale.model import Cluster, LaunchBatch, Machine, NodeRequest, Pool
@@ -146,7 +146,11 @@ class _Hands:
 
     def _write_status(self, request: NodeRequest) -> None:
         conditions = updated(request.conditions, of_request(request.state), now_s=self.cluster.now_s)
-        self.kube.patch_status(NODE_REQUESTS, request.name, convert.request_status(replace(request, conditions=conditions)))
+        self._apply_status(NODE_REQUESTS, convert.request_status(replace(request, conditions=conditions)))
+
+    def _apply_status(self, kind: Kind, obj: Json) -> None:
+        """Write all that we say in a status; what others say there stays. A record that was deleted is not made again."""
+        self.kube.apply(kind, obj, subresource="status", force=True)
 
     def _nominate(self, request: NodeRequest, uids: Sequence[str]) -> None:
         self.kube.patch(NODE_REQUESTS, request.name, {"spec": {"nominated": list(uids)}})
@@ -202,7 +206,7 @@ class _Hands:
                 self._launched(batch, result.request, result.machine)
         self._set_aside(action.pool, [(refusal.offer, "", f"{refusal.code}: {refusal.message}") for refusal in outcome.refusals])
         if outcome.machines:
-            self.kube.patch_status(LAUNCH_BATCHES, batch.name, convert.batch_settled(self.cluster.now_s))
+            self._apply_status(LAUNCH_BATCHES, convert.batch_settled(batch.name, self.cluster.now_s))
         else:
             self._delete(LAUNCH_BATCHES, batch.name)
         return outcome

@@ -12,7 +12,7 @@ from typing import Literal
 from tfscale.errors import CloudUnreachableError, Problem, TfscaleError
 from tfscale.lifecycle import State
 
-__all__ = ["Condition", "of_pool", "of_request", "settled", "updated"]
+__all__ = ["STEPS", "Condition", "of_pool", "of_request", "settled", "updated"]
 
 MOST_PROBLEMS = 3
 """How many problems a message tells; correcting them shows the others."""
@@ -51,7 +51,8 @@ def updated(before: Iterable[Condition], now: Iterable[Condition], *, now_s: int
     return tuple(kept.values())
 
 
-_STEPS = ("Launched", "Registered", "Initialized", "Ready")
+STEPS = ("Launched", "Registered", "Initialized", "Ready")
+"""The conditions of a node request."""
 _REACHED = {State.REQUESTED: 0, State.LAUNCHED: 1, State.REGISTERED: 2, State.READY: 4}
 """How many of the steps are done. A node that is Ready and shows its cards is initialized and ready at once."""
 
@@ -69,7 +70,7 @@ def of_request(state: State) -> tuple[Condition, ...]:
         Condition(type=step, status="True", reason=step)
         if number < reached
         else Condition(type=step, status="Unknown", reason=f"Not{step}")
-        for number, step in enumerate(_STEPS)
+        for number, step in enumerate(STEPS)
     )
 
 

@@ -54,7 +54,8 @@ def elector(*, kubeconfig: str | None, context: str | None, namespace: str | Non
     `namespace` defaults to the pod's own, and outside of a pod to ``default``.
     """
     terms = Terms()
-    call_s = terms.retry_s * 3 / 4
+    # A slow server must not cost the lead, nor one call that hangs.
+    call_s = (terms.renew_s - terms.retry_s) / 2
     kube = KubeClient.connect(kubeconfig=kubeconfig, context=context, timing=Timing(call_s=call_s, read_s=call_s))
     inside = kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ
     home = _POD_NAMESPACE.read_text(encoding="utf-8").strip() if inside and _POD_NAMESPACE.is_file() else "default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from tfscale.errors import RefusedObjectError
 from tfscale.kube.port import FIELD_MANAGER, PODS, Json, Kind
 
 __all__ = [
+    "APPLY",
     "Request",
     "applying",
     "binding",
@@ -27,6 +29,10 @@ __all__ = [
 ]
 
 
+APPLY = "application/apply-patch+yaml"
+_ODD = re.compile(r"[^ -~]")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One call: what is sent, and what messages call it."""
@@ -37,6 +43,11 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     body: Json | None = None
     content_type: str = "application/json"
+
+    @property
+    def sent(self) -> Json | str | None:
+        """What the official client is given as the body: text where it would not know how to write it."""
+        return _yaml(self.body) if self.body is not None and self.content_type == APPLY else self.body
 
 
 def selectors(label_selector: str, field_selector: str) -> dict[str, str]:
@@ -95,10 +106,15 @@ def applying(
         object_path(kind, name, namespace or meta.get("namespace"), subresource),
         body,
         what=what,
-        # YAML by name; all JSON is YAML.
-        content_type="application/apply-patch+yaml",
+        content_type=APPLY,
         query={"fieldManager": manager, "force": "true" if force else "false"},
     )
+
+
+def _yaml(body: Json) -> str:
+    """Return JSON that is YAML as well: that knows no surrogate pairs, and takes some characters only as escapes."""
+    text = json.dumps(body, ensure_ascii=False)
+    return _ODD.sub(lambda found: f"\\U{ord(found.group()):08x}", text)
 
 
 def check_no_null(value: object, what: str, path: str = "") -> None:

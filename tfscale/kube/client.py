@@ -60,7 +60,6 @@ _CHUNK_BYTES = 64 * 1024
 _POOL_SIZE = 16
 
 _UNAUTHORIZED = 401
-
 _BACKOFF = wait_random_exponential(multiplier=0.2, max=5)
 
 
@@ -69,7 +68,9 @@ class Timing:
     """How long to wait for the server."""
 
     call_s: float = 10.0
-    """For a connection, and for each silence while one request is answered."""
+    """For each silence while one request is answered."""
+    connect_s: float = 1.5
+    """For a connection. Shorter than the margin of a Lease: what is written leaves soon after it was allowed."""
     read_s: float = 10.0
     """For one get or one page of a list with all its retries, and for a write that the server is too busy to look at."""
     watch_margin_s: float = 15.0
@@ -237,8 +238,8 @@ class KubeClient:
         grace_period_s: int | None = None,
     ) -> None:
         """Delete; objects that it owns follow in the background."""
-        expected = {"uid": uid, "resource_version": resource_version}
-        self._write(calls.deleting(kind, name, namespace, **expected, grace_period_s=grace_period_s))
+        how: dict[str, Any] = {"uid": uid, "resource_version": resource_version, "grace_period_s": grace_period_s}
+        self._write(calls.deleting(kind, name, namespace, **how))
 
     def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
         """Evict a pod. A budget that forbids it is not asked again here: that may take hours."""
@@ -323,12 +324,12 @@ class KubeClient:
                 request.path,
                 query_params=[*request.query.items()],
                 header_params=headers,
-                body=request.body,
+                body=request.sent,
                 auth_settings=["BearerToken"],
             )
             if request.method != "GET":
                 self._before_write()
-            answer = self._api.call_api(*call, _request_timeout=(min(silence_s, self._timing.call_s), silence_s))
+            answer = self._api.call_api(*call, _request_timeout=(min(silence_s, self._timing.connect_s), silence_s))
         except ConfigException as error:
             # Its message may quote the credential plugin and what that printed.
             raise ForbiddenError(f"{request.what}: no credentials ({type(error).__name__})") from None
@@ -354,8 +355,7 @@ class KubeClient:
             return self._authorization() != refused
 
     def _authorization(self) -> str | None:
-        token: str | None = self._api.configuration.api_key.get("BearerToken")
-        return token
+        return cast("str | None", self._api.configuration.api_key.get("BearerToken"))
 
 
 def _inside() -> Configuration:

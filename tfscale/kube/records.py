@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
-from tfscale.conditions import settled
+from tfscale.conditions import STEPS, settled
 from tfscale.errors import Problem
 from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field, named
@@ -42,21 +42,24 @@ def write_request(request: NodeRequest) -> Json:
         "mode": request.mode,
         "nominated": list(request.nominated),
     }
-    return _object(NODE_REQUESTS, request.name, spec) | request_status(request)
+    return _object(NODE_REQUESTS, request.name) | {"spec": spec} | request_status(request)
 
 
 def request_status(request: NodeRequest) -> Json:
-    """Return the patch of a request's status: its state, the machine and node behind it, and what that means."""
-    return {
-        "status": {
-            "state": str(request.state),
-            "machineId": request.machine_id,
-            "offer": request.offer,
-            "nodeName": request.node,
-            "launchedAt": time_text(request.launched_s) if request.launched_s else None,
-            "conditions": write_conditions(request.conditions),
-        }
+    """Return all that we say in a request's status: its state, the machine and node behind it, and what that means."""
+    given = {
+        "machineId": request.machine_id,
+        "offer": request.offer,
+        "nodeName": request.node,
+        "launchedAt": time_text(request.launched_s) if request.launched_s else "",
     }
+    status = {
+        "state": str(request.state),
+        **{name: value for name, value in given.items() if value},
+        # Those of others stay theirs.
+        "conditions": write_conditions(one for one in request.conditions if one.type in STEPS),
+    }
+    return _object(NODE_REQUESTS, request.name) | {"status": status}
 
 
 def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
@@ -92,12 +95,13 @@ def write_batch(batch: LaunchBatch) -> Json:
         "epoch": batch.epoch,
         "createdAt": time_text(batch.created_s),
     }
-    return _object(LAUNCH_BATCHES, batch.name, spec) | {"status": {"settled": batch.settled}}
+    return _object(LAUNCH_BATCHES, batch.name) | {"spec": spec, "status": {"settled": batch.settled}}
 
 
-def batch_settled(now_s: int) -> Json:
-    """Return the patch of a batch's status that says that its outcome is known: it is never sent again."""
-    return {"status": {"settled": True, "conditions": write_conditions([replace(settled(), since_s=now_s)])}}
+def batch_settled(name: str, now_s: int) -> Json:
+    """Return all that we say in a batch's status once its outcome is known: it is never sent again."""
+    status = {"settled": True, "conditions": write_conditions([replace(settled(), since_s=now_s)])}
+    return _object(LAUNCH_BATCHES, name) | {"status": status}
 
 
 def read_batch(obj: Json) -> LaunchBatch:
@@ -134,8 +138,8 @@ def batches_by_request(batches: Iterable[LaunchBatch]) -> tuple[dict[str, Launch
     return found, tuple(problems)
 
 
-def _object(kind: Kind, name: str, spec: Json) -> Json:
-    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}, "spec": spec}
+def _object(kind: Kind, name: str) -> Json:
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name}}
 
 
 def _created_s(record: Field) -> int:

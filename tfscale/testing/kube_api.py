@@ -20,6 +20,7 @@ from tfscale.errors import (
     RefusedObjectError,
     TooManyRequestsError,
 )
+from tfscale.kube.calls import APPLY
 from tfscale.kube.port import (
     CONFIG_MAPS,
     CRDS,
@@ -190,7 +191,7 @@ class KubeApi:
         return {"apiVersion": kind.api_version, "kind": f"{kind.kind}List", "metadata": metadata, "items": items}
 
     def _patch(self, target: _Target, call: Call) -> Reply:
-        if call.content_type == "application/apply-patch+yaml":
+        if call.content_type == APPLY:
             return Reply(body=encoded(self._apply(target, call)))
         if call.content_type != "application/merge-patch+json":
             problem = f"the body of a PATCH is {call.content_type}; want a merge patch or an apply patch"

@@ -17,7 +17,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+import yaml
+
 from tfscale.errors import ClusterError
+from tfscale.kube.calls import APPLY
 from tfscale.kube.port import Json, Kind, Kube, WatchEvent
 from tfscale.testing.kube_api import Call, KubeApi, Reply, encoded, refusal
 
@@ -118,12 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _call(self) -> Call:
         url = urlsplit(self.path)
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content_type = self.headers.get("Content-Type") or ""
         return Call(
             method=self.command,
             path=url.path,
             query=dict(parse_qsl(url.query, keep_blank_values=True)),
-            content_type=self.headers.get("Content-Type") or "",
-            body=json.loads(raw or b"{}"),
+            content_type=content_type,
+            body=(yaml.safe_load if content_type == APPLY else json.loads)(raw or b"{}"),
             headers={name.lower(): value for name, value in self.headers.items()},
         )
 

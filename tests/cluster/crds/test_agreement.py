@@ -228,7 +228,7 @@ def test_requests_survive_the_real_server(installed: KubeClient, written: NodeRe
     installed.create(NODE_REQUESTS, write_request(written))
     stated = replace(written, conditions=updated((), of_request(written.state), now_s=5))
 
-    assert stated == read_node_request(installed.patch_status(NODE_REQUESTS, written.name, request_status(stated)))
+    assert stated == read_node_request(installed.apply(NODE_REQUESTS, request_status(stated), subresource="status"))
 
 
 @settings(max_examples=50, deadline=None)
@@ -236,7 +236,7 @@ def test_requests_survive_the_real_server(installed: KubeClient, written: NodeRe
 def test_batches_survive_the_real_server_word_for_word(installed: KubeClient, written: LaunchBatch) -> None:
     """A call that is replayed is the same, down to 1.0 and the order of keys."""
     installed.create(LAUNCH_BATCHES, write_batch(written))
-    read = read_batch(installed.patch_status(LAUNCH_BATCHES, written.name, batch_settled(5)))
+    read = read_batch(installed.apply(LAUNCH_BATCHES, batch_settled(written.name, 5), subresource="status"))
 
     assert replace(written, settled=True) == read
     assert repr(dict(written.parameters)) == repr(dict(read.parameters))

@@ -200,6 +200,13 @@ class ApplyingContract:
         assert widget["metadata"]["labels"] == after["metadata"]["labels"]
         assert widget["metadata"]["generation"] == after["metadata"]["generation"]
 
+    @pytest.mark.parametrize(
+        "text", ["\U0001f600 \u00e9", "\\ud83d \\U0001f600", "a\x7fb", "\x85\u2028\ufeff", "yes", "1e3", "\t: #"]
+    )
+    def test_any_text_is_applied_as_it_is(self, world: Workplace, text: str) -> None:
+        """Whatever stands between the writer and the server: not all JSON is YAML."""
+        assert text == world.applied(WIDGETS, spec={"note": text})["spec"]["note"]
+
     def test_applying_the_rest_leaves_the_status_alone(self, world: Workplace) -> None:
         """The status part is dropped, and what was applied to the status stays."""
         world.widget(spec={"size": 1})

@@ -61,7 +61,7 @@ class Ground(ABC):
 class LossyKube:
     """A cluster whose answer to the next write is lost on request, for grounds of modes that launch by writing objects."""
 
-    _WRITES = ("create", "patch", "patch_status", "delete")
+    _WRITES = ("create", "patch", "patch_status", "apply", "delete")
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
