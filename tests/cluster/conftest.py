@@ -53,6 +53,13 @@ def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
     return kube
 
 
+@pytest.fixture
+def cluster(karpenter: KubeClient) -> KubeClient:
+    """Give a cluster with Karpenter and tfscale's own definitions."""
+    define(karpenter, *sorted((TOOLS.parents[1] / "tfscale" / "crds").glob("*.yaml")))
+    return karpenter
+
+
 def define(kube: KubeClient, *files: Path) -> None:
     """Install custom resource definitions and wait until they are served."""
     for path in files:
