@@ -29,6 +29,7 @@ __all__ = [
     "Machine",
     "Node",
     "NodeRequest",
+    "Notice",
     "Offer",
     "OfferFilter",
     "Pool",
@@ -179,11 +180,21 @@ class Offer:
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the node will carry beside the well-known labels that follow from the fields above."""
     taints: tuple[Taint, ...] = ()
+    reservation: str = ""
+    """Id of the capacity reservation that it is taken from; empty where there is none."""
+    count_max: int | None = None
+    """How many there are at most, where the cloud says so (a reservation)."""
+    subnets: tuple[str, ...] = ()
+    """Where it may be launched, best first; empty where the mode leaves that open."""
 
     @property
     def id(self) -> str:
-        """The name under which an offer is set aside and explained: ``g6.xlarge/us-east-1a/on-demand``."""
-        return f"{self.instance_type}/{self.zone}/{self.capacity_type}"
+        """The name under which an offer is set aside and explained: ``g6.xlarge/us-east-1a/on-demand``.
+
+        One of a reservation ends with its id: ``p5.48xlarge/us-east-1a/reserved/cr-0123``.
+        """
+        place = f"{self.instance_type}/{self.zone}/{self.capacity_type}"
+        return f"{place}/{self.reservation}" if self.reservation else place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +210,27 @@ class Machine:
     provider_id: str
     """As the node will carry it in ``spec.providerID``; empty while it is not known."""
     stopping: bool = False
+    started: bool = True
+    """False while the cloud has accepted it and does not run it yet."""
     launched_s: int | None = None
     protected_until_s: int | None = None
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a cloud says ahead of time about a machine that it will take away."""
+
+    id: str
+    """Names this notice towards the mode that gave it."""
+    machine_id: str
+    event: str
+    """One word in CamelCase: ``SpotInterruption``."""
+    ends_s: int | None = None
+    """When the machine goes whatever we do; None where that is not said."""
+    scarce: bool = False
+    """True: what was taken away is wanted by others, so its offer is set aside."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +281,7 @@ class SetAside:
     """An offer that disappointed, left out until a time: longer each time it does so again."""
 
     offer: str
-    """Id of the offer, or an instance type alone: then everywhere and under every capacity type."""
+    """Id of the offer, or more: an instance type (everywhere, under every capacity type), ``*/*/spot``, or a subnet's id."""
     pod: str = ""
     """Uid of the pod for which nodes of the offer's type turned out not to fit; empty leaves the offer out for all."""
     until_s: int
@@ -317,4 +346,6 @@ class Cluster:
     batches: tuple[LaunchBatch, ...] = ()
     machines: Mapping[str, Sequence[Machine]] = field(default_factory=dict)
     """By pool. A pool whose mode could not be asked is absent: nothing is concluded from missing machines then."""
+    notices: tuple[Notice, ...] = ()
+    """What was said about any machine. Pools may share what tells it, so one may hear of the machines of another."""
     problems: tuple[Problem, ...] = ()

@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 
 from tfscale.errors import ClusterError, ModeError, NotFoundError, Problem
 from tfscale.kube.port import GPU_POOLS, Json, Kind
-from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, Refusal, ScalingMode
 from tfscale.spec import Spec, Usd, parse
 
@@ -113,6 +113,13 @@ class Metal3Mode:
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: no host is protected from anybody."""
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: nobody takes these hosts away."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
     def _taken(self, name: str, batch: str) -> Machine | None:
         """Return the host if it is ours by this call, made now or before; None where it is somebody else's or no more."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Self, cast
 from tfscale.errors import BadInputError, LaunchRefusedError, ModeError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import Kube
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
 from tfscale.modes.base import LaunchResult, ModeContext, Order, Refusal, ScalingMode
 from tfscale.testing import FakeKube, Ground
 
@@ -122,6 +122,13 @@ class ShelfMode:
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nothing is protected."""
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: nobody takes these machines away."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
 
 class ShelfGround(Ground):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from tfscale.catalogue import InstanceType
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
 
 if TYPE_CHECKING:
     import boto3
@@ -45,6 +45,7 @@ class Refusal:
     """Why one offer gave no machine."""
 
     offer: str
+    """What gave none, as in ``SetAside.offer``: an offer's id, or more than one offer."""
     code: str
     """The cloud's own code, for example ``InsufficientInstanceCapacity``."""
     message: str
@@ -129,6 +130,17 @@ class ScalingMode(Protocol):
 
         A machine that is gone, not protected or not of this pool is left alone. What others protect stays protected.
         """
+        ...
+
+    def notices(self) -> Sequence[Notice]:
+        """Return what was said about machines, of this pool or not, and not acknowledged; nothing where nobody tells.
+
+        What is not acknowledged is said again, also to another process.
+        """
+        ...
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Forget these notices: what follows from them is written down, or they concern nobody."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from botocore.exceptions import ClientError
 
 from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError, Problem
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, Refusal, ScalingMode, results_of
 from tfscale.modes.ec2_calls import Ec2Calls, code_of, message_of, translated
 from tfscale.modes.ec2_catalogue import Catalogue, nearest
@@ -171,6 +171,13 @@ class Ec2Mode:
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nobody but us removes these nodes."""
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: no queue is read."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
     def _create_fleet(self, batch: LaunchBatch) -> Mapping[str, Any]:
         try:

@@ -26,7 +26,7 @@ from tfscale.errors import (
     TfscaleError,
 )
 from tfscale.kube.nodes import MOST_CARDS
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 
 __all__ = ["BrokenModeError", "guarded"]
@@ -41,6 +41,7 @@ _OFFERS = TypeAdapter(tuple[Offer, ...], config=_STRICT)
 _ORDERS = TypeAdapter(tuple[Order, ...], config=_STRICT)
 _RESULTS = TypeAdapter(tuple[LaunchResult, ...], config=_STRICT)
 _MACHINES = TypeAdapter(tuple[Machine, ...], config=_STRICT)
+_NOTICES = TypeAdapter(tuple[Notice, ...], config=_STRICT)
 
 
 class BrokenModeError(ModeError):
@@ -144,6 +145,18 @@ class _Guard:
         """Release machines."""
         with _contained("release", self._pool):
             self._mode.release(machine_ids)
+
+    def notices(self) -> Sequence[Notice]:
+        """Return what was said about machines."""
+        with _contained("notices", self._pool):
+            notices = _typed(_NOTICES, self._mode.notices())
+            _expect_once("notice", [notice.id for notice in notices])
+            return notices
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Forget notices."""
+        with _contained("acknowledge", self._pool):
+            self._mode.acknowledge(notices)
 
     def _expect_ours(self, machines: Sequence[Machine]) -> None:
         _expect(all(machine.id for machine in machines), "a machine without id")

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from tfscale.errors import BadInputError, LaunchRefusedError, Problem
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODES, Json
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
 from tfscale.modes.nodeclaim_labels import OS
@@ -114,6 +114,13 @@ class ManagedNodeClaimMode:
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nobody but us removes these nodes."""
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: Karpenter itself acts on what its cloud says."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
     def _living(self) -> Living:
         objects = [*self._kube.list(NODE_CLAIMS).items, *self._kube.list(NODES).items]

@@ -10,7 +10,7 @@ from tfscale.errors import LaunchRefusedError, ModeError, Problem
 from tfscale.kube.fields import named, tried
 from tfscale.kube.port import NODE_CLAIMS, NODE_REQUESTS, NODES
 from tfscale.kube.records import read_node_request
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_labels import AWS
 from tfscale.modes.nodeclaim_options import canonical
@@ -103,6 +103,13 @@ class _Offline:
     def release(self, machine_ids: Sequence[str]) -> None:
         """Raise ``ModeError``."""
         raise ModeError(f"a plan calls no cloud: machines {', '.join(machine_ids)}")
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: no cloud is asked."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
     def _living(self) -> Living:
         objects = [*self._kube.list(NODE_CLAIMS).items, *self._kube.list(NODES).items]

@@ -10,7 +10,7 @@ from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, Not
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
 from tfscale.modes.nodeclaim_labels import DO_NOT_DISRUPT, NODE_POOL
@@ -128,6 +128,13 @@ class ReuseNodeClaimMode:
                 if claim["metadata"]["name"] in machine_ids:
                     self._unmark(NODES, nodes.get(self._claims.machine(claim).provider_id))
                     self._unmark(NODE_CLAIMS, claim)
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: Karpenter itself acts on what its cloud says."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
     def _unmark(self, kind: Kind, obj: Json | None) -> None:
         """Take our protection off an object. Where somebody wrote it since, as Karpenter often does, it is looked at again."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, LaunchRefusedError, Problem
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 
 __all__ = ["StaticMode"]
@@ -55,6 +55,13 @@ class StaticMode:
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nothing here is protected."""
+
+    def notices(self) -> Sequence[Notice]:
+        """Return nothing: nobody takes these nodes away."""
+        return ()
+
+    def acknowledge(self, notices: Sequence[Notice]) -> None:
+        """Do nothing: there are no notices."""
 
 
 _: type[ScalingMode] = StaticMode
