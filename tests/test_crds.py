@@ -31,8 +31,8 @@ POOL = Pool(
     set_aside=(SetAside(offer="o", pod="uid", until_s=1, reason="full"),),
 )
 REQUEST = NodeRequest(
-    name="r", pool="p", mode="ec2", state=State.READY, nominated=("uid",), machine_id="i-1", offer="o", node="n", launched_s=1,
-    conditions=updated((), of_request(State.READY), now_s=1),
+    name="r", pool="p", mode="ec2", batch="b", state=State.READY, nominated=("uid",), machine_id="i-1", offer="o", node="n",
+    launched_s=1, conditions=updated((), of_request(State.READY), now_s=1),
 )  # fmt: skip
 BATCH = LaunchBatch(name="b", pool="p", mode="ec2", requests=("r",), parameters={}, offers=("o",), created_s=1)
 STATUS = PoolStatus(

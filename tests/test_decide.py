@@ -85,10 +85,11 @@ def test_room_on_a_node_on_its_way_is_kept_for_later_pods() -> None:
 
 
 def test_the_same_decision_gives_the_same_names_at_another_time() -> None:
-    """A second process that decides the same a moment later collides on creation instead of buying twice."""
+    """A second process that decides the same a moment later collides on its requests. Its batch is another order."""
     first, later = (plan_for(cluster(demands=(demand("p"),), now_s=now_s), T4) for now_s in (NOW_S, NOW_S + 7))
 
-    assert only(first, Launch) == only(later, Launch)
+    assert [one.name for one in only(first, Launch).requests] == [one.name for one in only(later, Launch).requests]
+    assert only(first, Launch).batch != only(later, Launch).batch
 
 
 def test_a_node_that_does_not_fit_what_it_was_bought_for_is_not_bought_again_for_it() -> None:

@@ -63,7 +63,22 @@ def test_a_machine_without_a_record_is_recovered() -> None:
     )
     assert () == plan_for(replace(observed, machines={"inference": (machine("a", stopping=True),)}), T4).actions
     assert () == plan_for(replace(observed, machines={"inference": (machine("a", launched_s=NOW_S - 59),)}), T4).actions
-    assert [Replay] == kinds(plan_for(replace(observed, batches=(replace(BATCH, settled=False, requests=("r-a", "r-b")),)), T4))
+
+
+def test_a_machine_of_a_call_without_outcome_is_no_stray() -> None:
+    """The call is made again, and tells whose it is."""
+    pending = replace(BATCH, settled=False, requests=("r-a", "r-b"))
+    asked = request("b", state=State.REQUESTED, machine_id="", offer="", node="")
+
+    assert [Replay] == kinds(plan_for(cluster(requests=(asked,), batches=(pending,), machines=(machine("a"),)), T4))
+
+
+def test_a_batch_that_no_request_names_is_dropped_without_a_call() -> None:
+    """It arrived too late, or its requests were deleted: what it launched all the same is recovered."""
+    late = replace(BATCH, settled=False)
+    plan = plan_for(cluster(batches=(late,), machines=(machine("a"),)), T4)
+
+    assert [Recover, Drop] == kinds(plan)
 
 
 def test_a_listing_without_a_machine_whose_node_is_ready_ends_nothing() -> None:

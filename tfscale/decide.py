@@ -270,7 +270,8 @@ def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply 
             left[placed.demand.uid] = (*obstacles, *left[placed.demand.uid])
             retries_s.append(retry_s)
     requests = _requests(cluster, pool, shopping.purchases)
-    return _Bought(actions=tuple(_launches(pool, shopping.purchases, requests)), left=left, retry_s=_earliest(retries_s))
+    launches = _launches(cluster.now_s, pool, shopping.purchases, requests)
+    return _Bought(actions=tuple(launches), left=left, retry_s=_earliest(retries_s))
 
 
 def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> list[NodeRequest]:
@@ -289,23 +290,25 @@ def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> li
     return requests
 
 
-def _launches(pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
+def _launches(now_s: int, pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
     """Return one call for all purchases that accept the same offers, or some where one record could not hold it."""
     groups: dict[tuple[str, ...], list[tuple[NodeRequest, Purchase]]] = {}
     for purchase, request in zip(purchases, requests, strict=True):
         groups.setdefault(tuple(offer.id for offer in purchase.alternatives), []).append((request, purchase))
     lists = [sorted(members, key=lambda member: member[0].name) for members in groups.values()]
-    return [_launch(pool, some[at : at + CALL_MOST]) for some in lists for at in range(0, len(some), CALL_MOST)]
+    return [_launch(now_s, pool, some[at : at + CALL_MOST]) for some in lists for at in range(0, len(some), CALL_MOST)]
 
 
-def _launch(pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
+def _launch(now_s: int, pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
+    # The time makes it another batch where the same pods are bought for again: machines carry its name.
+    batch = f"{pool.name}-{digest(str(now_s), *(request.name for request, _ in members))}"
     offers = members[0][1].alternatives
     dearer = next((offer for offer in offers if offer.instance_type != offers[0].instance_type), None)
     best = f"next best {dearer.instance_type} at {usd(dearer.price_micro_usd)}" if dearer else "no other type that is wanted fits"
     return Launch(
         pool=pool.name,
-        batch=f"{pool.name}-{digest(*(request.name for request, _ in members))}",
-        requests=tuple(request for request, _ in members),
+        batch=batch,
+        requests=tuple(replace(request, batch=batch) for request, _ in members),
         pods=tuple(tuple(sorted(placed.demand.id for placed in purchase.placed)) for _, purchase in members),
         offers=offers,
         why=f"cheapest that fits; {best}",

@@ -243,7 +243,7 @@ class NodeRequest:
     """The mode that was asked; only it can know what became of the machine."""
     state: State = State.REQUESTED
     batch: str = ""
-    """The launch batch that carries it; empty while no call was recorded: then nothing was bought for it."""
+    """The launch batch that carries it. As it was read: empty where none is there, for then nothing was bought for it."""
     nominated: tuple[str, ...] = ()
     """Sorted uids of the pods it was bought for; their room on it is theirs while they wait."""
     machine_id: str = ""

@@ -73,14 +73,16 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
         nodes={node.machine_id: node for node in cluster.nodes if node.machine_id},
     )
     requests = sorted((r for r in cluster.requests if r.pool == pool.name), key=lambda request: request.name)
+    carried = {request.batch for request in requests}
+    carrying = [batch for batch in batches if batch.name in carried]
     steps = [view.step(request) for request in requests]
     kept = tuple(step.request for step in steps if step.request.state is not State.GONE)
     return Book(
         actions=(
             *(action for step in steps for action in step.actions),
-            *view.unsettled(batches),
-            *view.strays(requests, batches),
-            *_finished(batches, {request.batch for request in kept}),
+            *view.unsettled(carrying),
+            *view.strays(requests, carrying),
+            *_finished(batches, {request.batch for request in kept}, carried),
         ),
         problems={step.request.name: step.problem for step in steps if step.problem},
         requests=kept,
@@ -156,7 +158,7 @@ class _View:
         return (request.offer,) if request.offer else self.ordered.get(request.batch, ())
 
     def _requested(self, request: NodeRequest) -> _Step:
-        if request.batch:
+        if request.batch in self.ordered:
             return _Step(request, due_s=self.now_s + self.policy.poll_s)
         # A crash came before the call, or the call gave nothing: what it was for is planned anew under a new name.
         forget = self._forget(request, None, "nothing was bought for it")
@@ -267,6 +269,7 @@ class _View:
                 pool=self.pool.name,
                 mode=self.pool.mode,
                 state=State.LAUNCHED,
+                batch=machine.batch,
                 machine_id=machine.id,
                 offer=machine.offer,
                 launched_s=self.now_s,
@@ -274,7 +277,14 @@ class _View:
             yield Recover(pool=self.pool.name, request=request, why="no record names it")
 
 
-def _finished(batches: Sequence[LaunchBatch], alive: set[str]) -> Iterator[Action]:
+def _finished(batches: Sequence[LaunchBatch], alive: set[str], carried: set[str]) -> Iterator[Action]:
+    """Yield the end of batches of which nothing is left.
+
+    One that no request names came too late, as the write of a process that stood still, or its requests were deleted by
+    hand: its call must not be made (again). Machines that it launched all the same are recovered as strays.
+    """
     for batch in batches:
         if batch.settled and batch.name not in alive:
             yield Drop(pool=batch.pool, batch=batch.name, why="none of its nodes is left")
+        elif not batch.settled and batch.name not in carried:
+            yield Drop(pool=batch.pool, batch=batch.name, why="no request names it")

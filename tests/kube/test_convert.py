@@ -366,17 +366,27 @@ def test_a_pool_with_a_record_that_cannot_be_read_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "settled", "batch"),
+    ("state", "settled", "names", "batch"),
     [
-        (State.REQUESTED, False, "b"),
-        (State.REQUESTED, True, ""),
-        (State.LAUNCHED, True, "b"),
+        (State.REQUESTED, False, ("b", "r"), "b"),
+        (State.REQUESTED, True, ("b", "r"), ""),
+        (State.LAUNCHED, True, ("b", "r"), "b"),
+        (State.REQUESTED, False, ("other", "r"), ""),
+        (State.REQUESTED, False, ("b", "other"), ""),
+        (State.REQUESTED, False, ("", "r"), ""),
     ],
 )
-def test_a_request_without_a_machine_is_free_after_its_call_was_settled(state: State, settled: bool, batch: str) -> None:  # noqa: FBT001 - a parameter of the test
-    """The batch says which requests it carries; the request itself only how far it came."""
-    record = write_batch(LaunchBatch(name="b", pool="inference", mode="ec2", requests=("r",), parameters={}, settled=settled))
-    seen = cluster(requests=[write_request(NodeRequest(name="r", pool="inference", mode="ec2", state=state))], batches=[record])
+def test_a_call_stands_behind_a_request_where_both_records_say_so(
+    state: State,
+    settled: bool,  # noqa: FBT001 - a parameter of the test
+    names: tuple[str, str],
+    batch: str,
+) -> None:
+    """One that is still Requested after its call was settled got nothing."""
+    named, carried = names
+    record = write_batch(LaunchBatch(name="b", pool="inference", mode="ec2", requests=(carried,), parameters={}, settled=settled))
+    request = write_request(NodeRequest(name="r", pool="inference", mode="ec2", batch=named, state=state))
+    seen = cluster(requests=[request], batches=[record])
 
     assert [batch] == [request.batch for request in seen.requests]
 

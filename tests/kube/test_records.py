@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import pool_object, read_pools, set_aside_status, write_batch, write_request
-from tfscale.kube.records import batches_by_request, read_batch, read_node_request
+from tfscale.kube.records import read_batch, read_node_request
 from tfscale.lifecycle import State
 from tfscale.model import LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
 
@@ -29,7 +29,7 @@ node_requests = st.builds(
     pool=names,
     state=st.sampled_from(State),
     mode=names,
-    batch=st.just(""),
+    batch=st.just("") | names,
     nominated=name_sets,
     machine_id=st.text(),
     offer=st.text(),
@@ -98,33 +98,11 @@ def test_a_request_that_was_just_created_is_requested(request: NodeRequest) -> N
         name=request.name,
         pool=request.pool,
         mode=request.mode,
+        batch=request.batch,
         nominated=request.nominated,
     )
 
     assert expected == read_node_request(created)
-
-
-def batch(name: str, *requests: str, settled: bool, created_s: int) -> LaunchBatch:
-    """Return a batch of these requests."""
-    return LaunchBatch(name=name, pool="p", mode="ec2", requests=requests, parameters={}, settled=settled, created_s=created_s)
-
-
-def test_a_request_is_carried_by_its_unsettled_batch_else_by_the_newest() -> None:
-    """An older call without an outcome still decides."""
-    first = batch("first", "r1", "r2", settled=True, created_s=1)
-    open_one = batch("open", "r1", settled=False, created_s=2)
-    newest = batch("newest", "r1", "r2", settled=True, created_s=3)
-
-    assert ({"r1": open_one, "r2": newest}, ()) == batches_by_request([newest, open_one, first])
-
-
-def test_two_unsettled_batches_of_one_request_are_a_problem() -> None:
-    """Both may launch a machine for it."""
-    _, problems = batches_by_request([batch("a", "r1", settled=False, created_s=1), batch("b", "r1", settled=False, created_s=2)])
-
-    assert [str(problem) for problem in problems] == [
-        "launchbatch b: spec.requests is 'r1'; want requests that no other unsettled batch names, as a does"
-    ]
 
 
 @pytest.mark.parametrize(

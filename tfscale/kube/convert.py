@@ -22,7 +22,6 @@ from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_asid
 from tfscale.kube.port import Json
 from tfscale.kube.records import (
     batch_settled,
-    batches_by_request,
     read_batch,
     read_node_request,
     request_status,
@@ -79,8 +78,6 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     problems += pool_problems
     read_batches, broken_batches = _records(batches, "launchbatch", read_batch, problems)
     read_requests, broken_requests = _records(requests, "noderequest", read_node_request, problems)
-    carriers, contradictions = batches_by_request(read_batches)
-    problems += contradictions
     known = _Pools(
         good={pool.name: pool for pool in good if pool.name not in broken_batches | broken_requests},
         all={named("gpupool", obj).where.removeprefix("gpupool ") for obj in listed},
@@ -97,7 +94,7 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
         pools=tuple(known.good.values()),
         nodes=read_nodes,
         demands=_demands(roots, known, gpus, prefix, problems),
-        requests=tuple(_with_batch(request, carriers) for request in read_requests),
+        requests=tuple(_with_batch(request, {batch.name: batch for batch in read_batches}) for request in read_requests),
         batches=read_batches,
         machines=machines,
         problems=tuple(sorted(set(problems))),
@@ -130,12 +127,16 @@ def _pool_of(record: Field) -> str:
     return record.at("spec", "pool").text()
 
 
-def _with_batch(request: NodeRequest, carriers: Mapping[str, LaunchBatch]) -> NodeRequest:
-    """Enter the batch that carries a request. One that is still Requested after its call was settled got no machine of it."""
-    batch = carriers.get(request.name)
-    if batch is None or (batch.settled and request.state is State.REQUESTED):
-        return request
-    return replace(request, batch=batch.name)
+def _with_batch(request: NodeRequest, batches: Mapping[str, LaunchBatch]) -> NodeRequest:
+    """Return the request without a batch that does not carry it: one that is not there, or that does not name it.
+
+    One that is still Requested after its call was settled got no machine of it.
+    """
+    batch = batches.get(request.batch)
+    carried = batch is not None and request.name in batch.requests
+    if batch is None or not carried or (batch.settled and request.state is State.REQUESTED):
+        return replace(request, batch="")
+    return request
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """``NodeRequest`` and ``LaunchBatch`` objects: the records of what was bought, written before anything is.
 
 An API server drops the status of an object that is created, so all that a new record must say is in its spec: creating it
-is one atomic write. Which batch carries a request is written once, in the batch, and read from there (``batches_by_request``):
-two objects that name each other could contradict after a crash.
+is one atomic write. A request names the batch that is to carry it, and a batch its requests. Only where both name each other
+does the call stand behind the request: a batch that arrives when its requests were given up already means nothing.
 
 The parameters of a batch are stored as JSON text. As an object they would pass through the API server's own numbers and
 pruning, and a call that is replayed has to be the same word for word.
@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 
 from tfscale.conditions import STEPS, settled
-from tfscale.errors import Problem
 from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field, named
 from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
@@ -26,7 +24,6 @@ from tfscale.quantity import time_text
 
 __all__ = [
     "batch_settled",
-    "batches_by_request",
     "read_batch",
     "read_node_request",
     "request_status",
@@ -36,10 +33,11 @@ __all__ = [
 
 
 def write_request(request: NodeRequest) -> Json:
-    """Return the object of a node request. Its batch is not in it."""
+    """Return the object of a node request."""
     spec = {
         "pool": request.pool,
         "mode": request.mode,
+        **({"batch": request.batch} if request.batch else {}),
         "nominated": list(request.nominated),
     }
     return _object(NODE_REQUESTS, request.name) | {"spec": spec} | request_status(request)
@@ -62,8 +60,8 @@ def request_status(request: NodeRequest) -> Json:
     return _object(NODE_REQUESTS, request.name) | {"status": status}
 
 
-def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
-    """Return the request; `batch` is the batch that carries it. Raises ``BadInputError``.
+def read_node_request(obj: Json) -> NodeRequest:
+    """Return the request, with the batch that it names. Raises ``BadInputError``.
 
     A request without a status was created a moment ago: it is Requested.
     """
@@ -74,7 +72,7 @@ def read_node_request(obj: Json, *, batch: str = "") -> NodeRequest:
         pool=spec.at("pool").needed(),
         mode=spec.at("mode").needed(),
         state=_state(status.at("state")),
-        batch=batch,
+        batch=spec.at("batch").text(),
         nominated=tuple(sorted(spec.at("nominated").texts())),
         machine_id=status.at("machineId").text(),
         offer=status.at("offer").text(),
@@ -119,23 +117,6 @@ def read_batch(obj: Json) -> LaunchBatch:
         epoch=spec.at("epoch").whole(),
         created_s=_created_s(batch),
     )
-
-
-def batches_by_request(batches: Iterable[LaunchBatch]) -> tuple[dict[str, LaunchBatch], tuple[Problem, ...]]:
-    """Return the newest batch that names each request, one without an outcome before all others.
-
-    A request that two calls without an outcome name at once is a problem, for both may launch a machine for it.
-    """
-    found: dict[str, LaunchBatch] = {}
-    problems = []
-    for batch in sorted(batches, key=lambda batch: (not batch.settled, batch.created_s, batch.name)):
-        for name in batch.requests:
-            before = found.get(name)
-            if before is not None and not before.settled and not batch.settled:
-                want = f"requests that no other unsettled batch names, as {before.name} does"
-                problems.append(Problem(where=f"launchbatch {batch.name}", field="spec.requests", value=name, want=want))
-            found[name] = batch
-    return found, tuple(problems)
 
 
 def _object(kind: Kind, name: str) -> Json:
