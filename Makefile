@@ -7,7 +7,7 @@ TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo demo-cluster test check fuzz tools test-cluster soak-reflector format clean
+.PHONY: help demo demo-cluster test check fuzz fuzz-launch tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,14 @@ test: $(INSTALLED) ## Run the whole default test suite.
 
 fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many random scenarios.
 	TFSCALE_FUZZ=20 HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n 2 tests/test_reconcile.py tests/test_simulated.py tests/test_three_modes.py
+
+# How many schedules, and which.
+N ?= 10000
+SEED ?= 0
+
+fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes, lost replies and interference; 200 of them on moto.
+	$(BIN)/python -m tests.fuzz.launch --cloud moto --schedules 200 --seed $(SEED)
+	$(BIN)/python -m tests.fuzz.launch --schedules $(N) --seed $(SEED)
 
 tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
 

@@ -64,7 +64,7 @@ def machine(name: str, **changes: Any) -> Machine:  # noqa: ANN401 - any field o
     return replace(running, **changes)
 
 
-BATCH = LaunchBatch(name="b", pool="inference", mode="ec2", requests=("r-a",), parameters={}, settled=True)
+BATCH = LaunchBatch(name="b", pool="inference", mode="ec2", requests=("r-a",), parameters={}, settled=True, created_s=NOW_S - 30)
 
 
 def cluster(*, machines: Sequence[Machine] = (), **parts: Any) -> Cluster:  # noqa: ANN401 - any field of a cluster

@@ -19,6 +19,7 @@ from tfscale.lifecycle import State
 from tfscale.model import GpuSlice, LaunchBatch, Machine, NodeRequest, Offer
 from tfscale.plan import (
     Action,
+    Admit,
     Adopt,
     Advance,
     Assign,
@@ -252,6 +253,7 @@ ACTIONS: list[tuple[Action, str, dict[str, object]]] = [
     (Adopt(pool="p", batch=BATCH, machines=(MACHINE,), why="y"), "adopt", {"batch": "b"}),
     (Replay(pool="p", batch=BATCH, why="y"), "replay", {"batch": "b"}),
     (Recover(pool="p", request=REQUEST, why="y"), "recover", ABOUT_REQUEST),
+    (Admit(pool="p", request=REQUEST, node="n", why="y"), "admit", ABOUT_REQUEST),
     (
         Assign(pool="p", pod="x/a", uid="u", node="n", slices=(GpuSlice(gpu_id="0", vram_mib=1, compute_milli=2),), why="y"),
         "place",

@@ -362,6 +362,10 @@ class Patient:
         """Return always the same time."""
         return NOW_S
 
+    def steady_s(self) -> float:
+        """Return the same: nobody touches it."""
+        return float(NOW_S)
+
     def pending(self) -> bool:
         """Return that nothing will happen."""
         return False

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from tfscale.conditions import of_request, updated
-from tfscale.errors import LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
+from tfscale.errors import CredentialsError, LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import remembered, set_aside
-from tfscale.model import Cluster, LaunchBatch, Machine, NodeRequest, Pool
+from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest, Pool
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
     Action,
+    Admit,
     Adopt,
     Advance,
     Assign,
@@ -117,6 +119,8 @@ class _Hands:
                 return self._settle(action, action.batch, results_of(action.batch, action.machines))
             case Replay():
                 return self._call(action, action.batch)
+            case Admit():
+                self._admit(action.node)
             case Assign():
                 return self._bind(action)
             case Recover():
@@ -144,8 +148,8 @@ class _Hands:
 
     # --- records ---
 
-    def _write_status(self, request: NodeRequest) -> None:
-        conditions = updated(request.conditions, of_request(request.state), now_s=self.cluster.now_s)
+    def _write_status(self, request: NodeRequest, *, event: Event | None = None, why: str = "") -> None:
+        conditions = updated(request.conditions, of_request(request.state, event=event, why=why), now_s=self.cluster.now_s)
         self._apply_status(NODE_REQUESTS, convert.request_status(replace(request, conditions=conditions)))
 
     def _apply_status(self, kind: Kind, obj: Json) -> None:
@@ -160,6 +164,13 @@ class _Hands:
         annotations = convert.allocation(action.slices)
         self.kube.bind(name, namespace=namespace, node=action.node, uid=action.uid, annotations=annotations)
         return Outcome(action=action, done=True)
+
+    def _admit(self, node: str) -> None:
+        """Take our taint off a node. Guarded: others may add a taint at the same moment."""
+        obj = self.kube.get(NODES, node)
+        taints = [taint for taint in obj["spec"].get("taints", []) if taint.get("key") != UNREGISTERED]
+        guard = {"resourceVersion": obj["metadata"]["resourceVersion"]}
+        self.kube.patch(NODES, node, {"metadata": guard, "spec": {"taints": taints or None}})
 
     # --- buying ---
 
@@ -204,7 +215,9 @@ class _Hands:
         for result in results:
             if result.machine:
                 self._launched(batch, result.request, result.machine)
-        self._set_aside(action.pool, [(refusal.offer, "", f"{refusal.code}: {refusal.message}") for refusal in outcome.refusals])
+        given = {machine.offer for machine in outcome.machines}
+        refused = [(refusal.offer, "", f"{refusal.code}: {refusal.message}") for refusal in outcome.refusals]
+        self._set_aside(action.pool, refused, given=given)
         if outcome.machines:
             self._apply_status(LAUNCH_BATCHES, convert.batch_settled(batch.name, self.cluster.now_s))
         else:
@@ -224,16 +237,22 @@ class _Hands:
         except NotFoundError:
             log.warning("request %s was deleted; its machine %s will be recovered", name, machine.id)
 
-    def _set_aside(self, pool_name: str, offers: Iterable[tuple[str, str, str]]) -> None:
-        """Leave offers (id, pod uid or empty, reason) out for a while, on the pool's status, so that a restart remembers it."""
+    def _set_aside(
+        self, pool_name: str, offers: Iterable[tuple[str, str, str]], *, given: AbstractSet[str] = frozenset()
+    ) -> None:
+        """Leave offers (id, pod uid or empty, reason) out for a while, on the pool's status, so that a restart remembers it.
+
+        What was `given` without being refused counts as if it had never disappointed.
+        """
         now_s, listed = self.cluster.now_s, tuple(offers)
-        if not listed:
+        if not listed and given.isdisjoint(entry.offer for entry in self._pool(pool_name).set_aside):
             return
         # Read again: an earlier action of this plan may have written it.
         written = convert.read_set_aside(self.kube.get(GPU_POOLS, pool_name))
         pool = replace(self._pool(pool_name), set_aside=written)
         alive = {"", *(demand.uid for demand in self.cluster.demands)}
         entries = {(entry.offer, entry.pod): entry for entry in remembered(pool, now_s) if entry.pod in alive}
+        entries = {key: entry for key, entry in entries.items() if key[1] or key[0] not in given}
         for offer, uid, reason in listed:
             entries[offer, uid] = set_aside(pool, now_s, offer, reason, pod=uid)
         self.kube.patch_status(GPU_POOLS, pool_name, convert.set_aside_status(tuple(entries.values())))
@@ -268,7 +287,8 @@ class _Hands:
                 self._mode(pool).terminate(ids)
         except TfscaleError as failure:
             # The intention is written: the next tick asks again.
-            log.warning("return %s: %s", ", ".join(ids), failure)
+            if not isinstance(failure, CredentialsError):  # which the loop tells, once
+                log.warning("return %s: %s", ", ".join(ids), failure)
             error = failure
         for outcome in prepared:
             yield outcome if error is None else replace(outcome, done=False, error=error)
@@ -281,7 +301,8 @@ class _Hands:
             return Outcome(action=action, done=False, note=f"called off: {arrived[0]} has arrived")
         self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
         if action.event is not None:
-            self._write_status(replace(action.request, state=after(action.request.state, action.event)))
+            ended = replace(action.request, state=after(action.request.state, action.event))
+            self._write_status(ended, event=action.event, why=action.why)
         return Outcome(action=action, done=True)
 
     def _release(self, action: Release) -> Outcome:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import IntEnum
 from threading import Event
@@ -23,7 +23,7 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsError, get_subc
 from tfscale import __version__
 from tfscale.errors import BadInputError, CloudUnreachableError, ClusterUnreachableError, TfscaleError
 from tfscale.quantity import time_s
-from tfscale.settings import HelpText, Manifests, Plan, Reconcile, Settings, Simulate
+from tfscale.settings import Doctor, HelpText, IamPolicy, Manifests, Plan, Reconcile, Settings, Simulate
 
 if TYPE_CHECKING:
     from tfscale.account import Account
@@ -78,20 +78,15 @@ def _run(settings: Settings) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    # What botocore fails to fetch fails the call too, which is told, and once.
+    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     if settings.version:
         print(f"tfscale {__version__}")
         return Exit.DONE
-    match get_subcommand(settings, is_required=False):
-        case Reconcile() as command:
-            return _reconcile(settings, command)
-        case Simulate() as command:
-            return _simulate(settings, command)
-        case Plan() as command:
-            return _plan(settings, command)
-        case Manifests() as command:
-            return _manifests(command)
-        case _:
-            return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
+    command = get_subcommand(settings, is_required=False)
+    if command is None:
+        return _say(["a command is missing; want: tfscale reconcile [--local FILE] (tfscale --help lists all)"], Exit.USAGE)
+    return _RUN[type(command)](settings, command)
 
 
 def _code(error: TfscaleError) -> Exit:
@@ -209,7 +204,7 @@ def _plan(settings: Settings, command: Plan) -> int:
     return Exit.DONE if result.complete else Exit.PARTIAL
 
 
-def _manifests(command: Manifests) -> int:
+def _manifests(_: Settings, command: Manifests) -> int:
     from tfscale.kube.crds import OUR_KINDS, definition, definitions_text  # noqa: PLC0415 - `--help` must not pay for YAML
 
     if command.output == "json":
@@ -217,6 +212,39 @@ def _manifests(command: Manifests) -> int:
     else:
         print(definitions_text(), end="", flush=True)
     return Exit.DONE
+
+
+def _iam_policy(settings: Settings, command: IamPolicy) -> int:
+    from tfscale.iam import Scope, ec2_policy  # noqa: PLC0415 - `--help` must not pay for it
+
+    if command.mode != "ec2":
+        return _say([f"--mode is {command.mode!r}; want ec2: no other mode calls AWS, so none needs a policy"], Exit.USAGE)
+    if not command.node_role:
+        print("note without --node-role no role may be passed, so nodes get no instance profile", file=sys.stderr)
+    scope = Scope(
+        cluster=command.cluster or settings.cluster_name,
+        partition=command.partition,
+        account=command.account,
+        region=command.region,
+        node_role=command.node_role,
+        queue=command.queue,
+    )
+    print(json.dumps(ec2_policy(scope), indent=2))
+    return Exit.DONE
+
+
+def _doctor(settings: Settings, command: Doctor) -> int:
+    from tfscale import live  # noqa: PLC0415 - the Kubernetes client takes most of a second to import
+    from tfscale.finding import table  # noqa: PLC0415 - see above
+
+    found = live.examined(
+        kubeconfig=command.kubeconfig, context=command.context, cluster=settings.cluster_name, names=command.pools
+    )
+    if command.output == "json":
+        print(json.dumps([one.as_json() for one in found], indent=2))
+    else:
+        print(*table(found), sep="\n", flush=True)
+    return Exit.FAILED if any(one.verdict == "fail" for one in found) else Exit.DONE
 
 
 def _drive(
@@ -321,8 +349,16 @@ def _stop_requested() -> Iterator[Event]:
             signal.signal(number, handler)
 
 
+_RUN: Mapping[type, Callable[[Settings, Any], int]] = {
+    Reconcile: _reconcile,
+    Simulate: _simulate,
+    Plan: _plan,
+    Manifests: _manifests,
+    IamPolicy: _iam_policy,
+    Doctor: _doctor,
+}
 _SHORT = {"f": "file", "o": "output"}
-_COMMANDS = ("reconcile", "simulate", "plan", "manifests")
+_COMMANDS = ("reconcile", "simulate", "plan", "manifests", "iam_policy", "doctor")
 
 
 def _flag_problems(error: ValidationError | SettingsError) -> list[str]:

@@ -5,12 +5,12 @@ Source: ``metav1.Condition`` of the Kubernetes API; those of a node request have
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tfscale.errors import CloudUnreachableError, Problem, TfscaleError
-from tfscale.lifecycle import State
+from tfscale.errors import CloudUnreachableError, CredentialsError, Problem, TfscaleError
+from tfscale.lifecycle import Event, State
 
 __all__ = ["STEPS", "Condition", "of_pool", "of_request", "settled", "updated"]
 
@@ -57,15 +57,24 @@ _REACHED = {State.REQUESTED: 0, State.LAUNCHED: 1, State.REGISTERED: 2, State.RE
 """How many of the steps are done. A node that is Ready and shows its cards is initialized and ready at once."""
 
 
-def of_request(state: State) -> tuple[Condition, ...]:
+_ENDS: Mapping[Event | None, str] = {
+    Event.LAUNCH_TIMED_OUT: "LaunchTimeout",
+    Event.REGISTRATION_TIMED_OUT: "RegistrationTimeout",
+    Event.INITIALIZATION_TIMED_OUT: "InitializationTimeout",
+}
+
+
+def of_request(state: State, *, event: Event | None = None, why: str = "") -> tuple[Condition, ...]:
     """Return what a state says. A node on its way out is not ready, and what it had reached is not said anew.
+
+    `event` is what led to the state, `why` the same in words.
 
     >>> [condition.status for condition in of_request(State.REGISTERED)]
     ['True', 'True', 'Unknown', 'Unknown']
     """
     reached = _REACHED.get(state)
     if reached is None:
-        return (Condition(type="Ready", status="False", reason=state),)
+        return (Condition(type="Ready", status="False", reason=_ENDS.get(event, state), message=why),)
     return tuple(
         Condition(type=step, status="True", reason=step)
         if number < reached
@@ -88,12 +97,22 @@ def of_pool(problems: Sequence[Problem], error: TfscaleError | None, *, readable
     if problems:
         return _not_ready(_REASONS.get(_part(problems[0]), "Contradiction"), _told(problems))
     if error is not None:
-        return _not_ready("CloudUnreachable" if isinstance(error, CloudUnreachableError) else "ModeFailed", str(error))
+        return _not_ready(_reason(error), str(error))
     if not readable:
         return _not_ready("BadRecord", "a NodeRequest or LaunchBatch of it cannot be read, so it is left alone")
     if deleting:
         return _not_ready("Deleting", "it goes when everything that was bought for it is given back")
     return Condition(type="Ready", status="True", reason="ModeAnswers")
+
+
+def _reason(error: TfscaleError) -> str:
+    match error:
+        case CredentialsError():
+            return "CredentialsRejected"
+        case CloudUnreachableError():
+            return "CloudUnreachable"
+        case _:
+            return "ModeFailed"
 
 
 _REASONS = {"spec.mode": "BadMode", "spec.options": "BadOptions", "spec": "BadSpec", "metadata": "BadName"}

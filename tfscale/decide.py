@@ -18,6 +18,7 @@ from tfscale.market import Stock, Supply, set_aside, usable, within
 from tfscale.model import Cluster, Demand, Node, NodeRequest, Pool, SetAside
 from tfscale.plan import (
     Action,
+    Admit,
     Assign,
     Avoid,
     Forget,
@@ -65,7 +66,9 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
     demands = [demand for demand in cluster.demands if demand.pool == pool.name]
     offers = {offer.id: offer for offer in supply.offers} if supply else None
     # What is launched into the cluster itself is listed at once.
-    book = keep_book(cluster, pool, offers, replace(policy, machine_lag_s=0) if supply and supply.in_cluster else policy)
+    book = keep_book(
+        cluster, pool, offers, replace(policy, machine_lag_s=0, orphan_s=0) if supply and supply.in_cluster else policy
+    )
 
     nodes = _usable_nodes(cluster, pool, book)
     on_nodes = pack(demands, nodes, pinned=_nominations(book, {name: node.name for name, node in book.nodes.items()}))
@@ -101,7 +104,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
             if demand.uid in bought.left
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
-        problems=tuple(book.problems.values()),
+        problems=(*book.problems.values(), *book.doubts),
         recheck_s=_earliest((book.recheck_s, idle.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
@@ -114,6 +117,7 @@ def _usable_nodes(cluster: Cluster, pool: Pool, book: Book) -> list[Node]:
     """Return the pool's nodes; one that is not complete yet, or whose machine is on its way out, takes no pod."""
     fences = {r.machine_id: "not all of it is there yet" for r in book.requests if r.state in {State.LAUNCHED, State.REGISTERED}}
     fences |= {r.machine_id: "its machine is being given back" for r in book.requests if r.state is State.TERMINATING}
+    fences |= {action.request.machine_id: "it was not admitted yet" for action in book.actions if isinstance(action, Admit)}
     fences |= {
         action.request.machine_id: "its machine is gone" for action in book.actions if isinstance(action, Forget) and action.node
     }
@@ -134,10 +138,11 @@ def _coming(book: Book, pool: Pool) -> list[Node]:
 
     While nobody has chosen among the offers of a call, the best of them is expected: whoever chooses takes the cheapest too.
     """
+    admitted = {action.request.name for action in book.actions if isinstance(action, Admit)}
     return [
         imagine(book.expected[request.name][0], name=request.name, pool=pool.name)
         for request in book.requests
-        if request.state in {State.LAUNCHED, State.REGISTERED} and book.expected[request.name]
+        if (request.state in {State.LAUNCHED, State.REGISTERED} or request.name in admitted) and book.expected[request.name]
     ]
 
 
@@ -194,7 +199,7 @@ def _misfits(cluster: Cluster, pool: Pool, book: Book, on_nodes: Packing) -> _Mi
     bought again and again.
     """
     left = {item.demand.uid: item for item in on_nodes.left}
-    chosen = {placed.node for placed in on_nodes.placed}
+    chosen = {placed.node for placed in on_nodes.placed} | {action.node for action in book.actions if isinstance(action, Admit)}
     actions = []
     for request in book.requests:
         node = book.nodes.get(request.name)

@@ -7,6 +7,7 @@
     ├── ModeError                a mode could not do what was asked: outcome unknown, ask again
     │   ├── LaunchRefusedError   the call was refused for good, nothing was launched: plan anew
     │   └── CloudUnreachableError    no answer from the cloud (exit code 4)
+    │       └── CredentialsError     our credentials are not accepted, or allow too little: leave the cloud alone for a minute
     └── ClusterError             Kubernetes refused: observe again on the next tick
         ├── NotFoundError            404
         ├── ConflictError            409: somebody else wrote first
@@ -30,6 +31,7 @@ __all__ = [
     "ClusterError",
     "ClusterUnreachableError",
     "ConflictError",
+    "CredentialsError",
     "ForbiddenError",
     "GoneError",
     "LaunchRefusedError",
@@ -100,6 +102,13 @@ class LaunchRefusedError(ModeError):
 
 class CloudUnreachableError(ModeError):
     """The cloud gave no answer within the time limit."""
+
+
+class CredentialsError(CloudUnreachableError):
+    """The cloud does not accept our credentials, or they do not allow this call, or there are none.
+
+    Only somebody else can mend it. The loop leaves the pool's cloud alone for a minute, then opens its mode anew.
+    """
 
 
 class ClusterError(TfscaleError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-__all__ = ["TRANSITIONS", "Event", "State", "after"]
+__all__ = ["TIMEOUTS", "TRANSITIONS", "Event", "State", "after"]
 
 
 class State(StrEnum):
@@ -39,7 +39,12 @@ class Event(StrEnum):
     LAUNCHED = "launched"
     REGISTERED = "registered"
     READY = "ready"
-    TIMED_OUT = "timed out"
+    LAUNCH_TIMED_OUT = "launch timed out"
+    """The cloud accepted the machine and does not run it."""
+    REGISTRATION_TIMED_OUT = "registration timed out"
+    """It runs, and no node came."""
+    INITIALIZATION_TIMED_OUT = "initialization timed out"
+    """Its node came, and is not complete."""
     STOPPED = "stopped"
     """Interrupted or stopped by somebody else; terminating it as well is safe."""
     IDLE = "idle"
@@ -47,12 +52,15 @@ class Event(StrEnum):
     MACHINE_GONE = "machine gone"
 
 
+TIMEOUTS = (Event.LAUNCH_TIMED_OUT, Event.REGISTRATION_TIMED_OUT, Event.INITIALIZATION_TIMED_OUT)
+"""What ends a machine that did not become a node in time."""
+
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.REQUESTED: {Event.LAUNCHED: State.LAUNCHED},
     State.LAUNCHED: {
         Event.REGISTERED: State.REGISTERED,
         Event.READY: State.READY,
-        Event.TIMED_OUT: State.TERMINATING,
+        **dict.fromkeys(TIMEOUTS, State.TERMINATING),
         Event.STOPPED: State.TERMINATING,
         # Interrupted, or terminated by hand, before it joined.
         Event.MACHINE_GONE: State.GONE,
@@ -60,7 +68,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.REGISTERED: {
         Event.READY: State.READY,
         Event.NODE_GONE: State.LAUNCHED,
-        Event.TIMED_OUT: State.TERMINATING,
+        **dict.fromkeys(TIMEOUTS, State.TERMINATING),
         Event.STOPPED: State.TERMINATING,
         Event.MACHINE_GONE: State.GONE,
     },

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 
-from tfscale import modes
+from tfscale import doctor, modes
 from tfscale.catalogue import snapshot
 from tfscale.decide import Policy
+from tfscale.finding import Finding
 from tfscale.gpus import GpuTable
 from tfscale.kube.cache import Cache
 from tfscale.kube.client import KubeClient, Timing
@@ -22,9 +23,12 @@ from tfscale.lease import Terms
 from tfscale.modes.base import ModeContext
 from tfscale.reconcile import Reconciler
 
-__all__ = ["WallClock", "elector", "reconciler", "stamp"]
+__all__ = ["WallClock", "elector", "examined", "reconciler", "stamp"]
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class WallClock:
@@ -37,6 +41,10 @@ class WallClock:
     def now_s(self) -> int:
         """Return the seconds since the epoch."""
         return int(time.time())
+
+    def steady_s(self) -> float:
+        """Return the seconds since the machine started, times asleep included."""
+        return time.clock_gettime(_STEADY)
 
     def pending(self) -> bool:
         """Return False: what others are about to do cannot be known."""
@@ -96,6 +104,22 @@ def reconciler(
             # What another process wrote a moment ago must be in there.
             on_lead=kube.resync,
         )
+
+
+def examined(*, kubeconfig: str | None, context: str | None, cluster: str, names: Sequence[str]) -> list[Finding]:
+    """Return what was found when the pools of a cluster were examined: those of these names, or all.
+
+    Raises ``BadInputError`` for a bad kubeconfig; whatever else is wrong is a finding.
+    """
+    warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+    kube, gpus = KubeClient.connect(kubeconfig=kubeconfig, context=context), GpuTable()
+    return doctor.findings(
+        kube,
+        names=names,
+        gpus=gpus,
+        mode_of=modes.load,
+        open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=kube, cluster=cluster, catalogue=snapshot()),
+    )
 
 
 def stamp(now_s: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -79,8 +79,16 @@ def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
     out = tuple(sorted((e for e in pool.set_aside if e.until_s > cluster.now_s), key=lambda e: (e.offer, e.pod)))
     names = {entry.offer for entry in out if not entry.pod}
     offers = tuple(_as_seen(offer, cluster.nodes) for offer in sorted(supply.offers, key=lambda offer: offer.id))
-    good = tuple(offer for offer in offers if names.isdisjoint({offer.id, offer.instance_type}))
+    good = tuple(kept for offer in offers if (kept := _without(offer, names)))
     return Stock(offers=good, all_offers=offers, out=out)
+
+
+def _without(offer: Offer, names: Collection[str]) -> Offer | None:
+    """Return the offer without the subnets that are set aside, or None where it is set aside itself or no subnet is left."""
+    if not {offer.id, offer.instance_type, f"*/*/{offer.capacity_type}"}.isdisjoint(names):
+        return None
+    subnets = tuple(subnet for subnet in offer.subnets if subnet not in names)
+    return None if offer.subnets and not subnets else replace(offer, subnets=subnets)
 
 
 def set_aside(pool: Pool, now_s: int, offer: str, reason: str, *, pod: str = "") -> SetAside:
@@ -101,7 +109,9 @@ def remembered(pool: Pool, now_s: int) -> tuple[SetAside, ...]:
 
 
 def _shortest_s(pool: Pool, offer: str, pod: str) -> int:
-    return pool.set_aside_s if "/" in offer and not pod else PAID_FOR_S
+    # An instance type alone is what never became a node.
+    unpaid = "/" in offer or offer.startswith("subnet-")
+    return pool.set_aside_s if unpaid and not pod else PAID_FOR_S
 
 
 def _forget_at_s(pool: Pool, entry: SetAside) -> int:

@@ -19,6 +19,8 @@ from tfscale.selectors import Requirement, Taint, Toleration
 __all__ = [
     "CARD_MILLI",
     "INSTANCE_TYPE",
+    "RECOVER",
+    "UNREGISTERED",
     "BoundPod",
     "Cluster",
     "Demand",
@@ -39,6 +41,10 @@ __all__ = [
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 """The well-known label of a node's instance type."""
+UNREGISTERED = "tfscale.io/unregistered"
+"""The taint that our nodes come with; it is taken off when all of a node is there."""
+RECOVER = "tfscale.io/recover-orphans"
+"""The annotation of a pool by which somebody says that machines without a record are its own: ``true``."""
 CARD_MILLI = 1_000
 """The compute of one whole card, in thousandths."""
 
@@ -320,8 +326,12 @@ class Pool:
     wanted: OfferFilter = OfferFilter()
     limits: Limits = Limits()
     idle_after_s: int = 300
+    launch_within_s: int = 300
+    """A machine that the cloud does not run by then is given back. Karpenter's launch timeout is 5 min too."""
     register_within_s: int = 900
-    """A machine whose node is not Ready by then is given back. Karpenter's registration timeout is 15 min too."""
+    """A machine whose node has not joined by then is given back. Karpenter's registration timeout is 15 min too."""
+    initialise_within_s: int = 900
+    """A node that is not Ready with all of its cards so long after it joined is given back. Karpenter waits for ever."""
     set_aside_s: int = 180
     """How long an offer that disappointed is left out the first time. Karpenter leaves it out for 3 min too."""
     set_aside: tuple[SetAside, ...] = ()
@@ -330,6 +340,8 @@ class Pool:
     deleting: bool = False
     guarded: bool = False
     """Carries our finalizer: it stays until all that was bought for it is given back."""
+    recovers_all: bool = False
+    """Somebody looked and says that machines without a record are this cluster's, however many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

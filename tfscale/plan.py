@@ -13,6 +13,7 @@ from tfscale.quantity import usd_text
 
 __all__ = [
     "Action",
+    "Admit",
     "Adopt",
     "Advance",
     "Assign",
@@ -175,6 +176,20 @@ class Recover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """Take the taint off a node of ours that it came with: it can take pods."""
+
+    pool: str
+    request: NodeRequest
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"admit   {self.node} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Avoid:
     """Buy no node of an offer for these pods for a while: the node that was bought for them does not fit them."""
 
@@ -273,6 +288,7 @@ Action = (
     | Adopt
     | Replay
     | Recover
+    | Admit
     | Assign
     | Nominate
     | Avoid

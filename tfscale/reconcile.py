@@ -12,11 +12,11 @@ from typing import Protocol
 
 from tfscale.apply import Outcome, apply
 from tfscale.conditions import Condition, of_pool
-from tfscale.decide import Policy, Supply, decide
+from tfscale.decide import Policy, decide
 from tfscale.errors import (
-    BadInputError,
     CloudUnreachableError,
     ClusterError,
+    CredentialsError,
     ModeError,
     NotFoundError,
     NotLeadingError,
@@ -25,30 +25,24 @@ from tfscale.errors import (
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import BoundPods, read_cluster, read_pools, status_patch
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
-from tfscale.model import Cluster, Machine, Pool
-from tfscale.modes.base import ModeContext, ScalingMode
-from tfscale.modes.guarded import BrokenModeError, guarded
+from tfscale.model import Cluster, Pool
+from tfscale.modes.base import ModeContext
+from tfscale.modes.guarded import BrokenModeError
+from tfscale.opened import FindMode, OpenModes, ask
 from tfscale.plan import Assign, Plan
 from tfscale.status import PoolStatus, pool_statuses
 
-__all__ = ["ALONE", "Clock", "Leader", "Reconciler", "Report", "run"]
+__all__ = ["ALONE", "Clock", "FindMode", "Leader", "Reconciler", "Report", "run"]
 
 log = logging.getLogger(__name__)
 
 MOST_IN_A_ROW = 20
 """Ticks that follow each other without a pause while each of them changed something."""
 
-
+CLOCK_STEP_S = 10
+"""How far a clock must be put forward or back to count; it may be set right a little at a time."""
 MOST_FAILURES = 5
 """Rounds with failures and without progress after which a run that has an end gives up."""
-
-
-class FindMode(Protocol):
-    """Finds the class of a mode by its name; `where` and `field` say who names it."""
-
-    def __call__(self, name: str, *, where: str, field: str) -> type[ScalingMode]:
-        """Return the class, or raise ``BadInputError``."""
-        ...
 
 
 class Clock(Protocol):
@@ -56,6 +50,10 @@ class Clock(Protocol):
 
     def now_s(self) -> int:
         """Return the seconds since the epoch."""
+        ...
+
+    def steady_s(self) -> float:
+        """Return seconds of a clock that nobody puts forward or back; only differences mean something."""
         ...
 
     def pending(self) -> bool:
@@ -133,11 +131,13 @@ class Reconciler:
     """Called before the first tick of each leadership, to bring up to date what was kept while standing by.
 
     It may raise ``ClusterError``; then it is called again, and nothing is done before."""
-    _open: dict[str, _Opened] = field(default_factory=dict)
+    _modes: OpenModes = field(init=False)
     _told: dict[str, str] = field(default_factory=dict)
     _bound: BoundPods = field(init=False)
     _led: int = 0
     """The epoch of the last round."""
+    _apart_s: float | None = None
+    """How far the clock was from the steady one."""
     seen_since_s: int = 0
     """Since when the cluster could be read at every tick; whoever ticks sets it anew after a gap."""
 
@@ -152,6 +152,18 @@ class Reconciler:
             self.on_lead()
             self._led = epoch
 
+    def note_clocks(self, now_s: int, steady_s: float) -> None:
+        """Compare the clocks. Where one was put forward or back, times that were written down before say little for a while.
+
+        So it is at the start: nobody knows what was done to the clock before.
+        """
+        step_s = now_s - steady_s - (self._apart_s or 0)
+        if self._apart_s is not None and abs(step_s) < CLOCK_STEP_S:
+            return
+        if self._apart_s is not None:
+            log.warning("the clock was put %+d s; nothing counts as gone or late for a while", step_s)
+        self.seen_since_s, self._apart_s = now_s, now_s - steady_s
+
     def tick(self, now_s: int, *, dry_run: bool = False) -> Report:
         """Bring the cluster one step nearer to what its pods ask for, or with `dry_run` only say how.
 
@@ -159,11 +171,11 @@ class Reconciler:
         """
         asked = self._records(GPU_POOLS)
         pools, problems = read_pools(asked, gpus=self.gpus)
-        opened = self._modes(pools)
+        opened = self._modes.of(pools, now_s)
         # The cloud is listed before the cluster: a machine bought in between is missing from the first list, never
         # from the second, so nothing that has a record looks gone.
-        machines, supplies, errors = _ask(opened)
-        self._tell(errors)
+        machines, supplies, errors = ask(opened)
+        self._modes.leave_alone(errors, now_s)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,
             nodes=self.kube.list(NODES).items,
@@ -178,10 +190,12 @@ class Reconciler:
         )
         cluster = replace(cluster, seen_since_s=self.seen_since_s)
         plan = decide(cluster, supplies, self.policy)
-        modes = {name: one.mode for name, one in opened.items() if one.mode}
-        outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, modes, epoch=self.epoch))
+        outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, self._modes.usable(), epoch=self.epoch))
         unusable = (problem for one in opened.values() for problem in one.problems)
         failures = (*errors.items(), *((outcome.action.pool, outcome.error) for outcome in outcomes))
+        rejected = {name: error for name, error in failures if isinstance(error, CredentialsError)}
+        self._modes.leave_alone(rejected, now_s)
+        self._tell(errors | rejected)
         broken = (error.problem for _, error in failures if isinstance(error, BrokenModeError))
         report = Report(
             cluster=cluster,
@@ -201,12 +215,13 @@ class Reconciler:
             unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
         if not dry_run:
-            self._write_statuses(asked, report, errors)
+            self._write_statuses(asked, report, errors | rejected)
         return report
 
     def forget(self) -> None:
         """Forget what is kept between ticks: open modes, what was told, pods as they were read. A new process begins so."""
-        self._open, self._told = {}, {}
+        self._told = {}
+        self._modes = OpenModes(self.mode_of, self.open_with)
         self._bound = BoundPods(self.gpus, self.prefix)
 
     def _records(self, kind: Kind) -> Sequence[Json]:
@@ -241,50 +256,10 @@ class Reconciler:
 
     def _tell(self, errors: Mapping[str, ModeError]) -> None:
         """Log each trouble once, not at every tick that it lasts."""
-        told = {name: str(error) for name, error in errors.items()}
+        told = {name: _trouble(error) for name, error in errors.items()}
         for name in told.keys() - {name for name, text in self._told.items() if told.get(name) == text}:
-            log.warning("pool %s: %s", name, told[name])
+            log.warning("pool %s: %s", name, errors[name])
         self._told = told
-
-    def _modes(self, pools: Sequence[Pool]) -> dict[str, _Opened]:
-        """Return an open mode for each pool, or what is wrong with it. It is opened again when the pool's rules changed."""
-        opened: dict[str, _Opened] = {}
-        for pool in pools:
-            rules = replace(pool, set_aside=(), deleting=False, guarded=False)
-            known = self._open.get(pool.name)
-            opened[pool.name] = known if known and known.rules == rules and known.sound else self._opened(pool, rules)
-        self._open = opened
-        return opened
-
-    def _opened(self, pool: Pool, rules: Pool) -> _Opened:
-        mode: ScalingMode | None = None
-        problems: tuple[Problem, ...] = ()
-        failure: ModeError | None = None
-        try:
-            found = self.mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode")
-            mode = guarded(found).open(self.open_with(pool))
-            problems = tuple(mode.check())
-        except BadInputError as error:
-            problems = error.problems
-        except ModeError as error:
-            failure = error
-        return _Opened(rules=rules, mode=mode, problems=problems, failure=failure)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Opened:
-    """A mode that was opened for a pool. With problems it is asked what it launched, but buys nothing."""
-
-    rules: Pool
-    mode: ScalingMode | None
-    problems: tuple[Problem, ...]
-    failure: ModeError | None
-    """Why it could not be opened, or could not tell its problems."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether it need not be opened again."""
-        return not self.problems and self.failure is None
 
 
 def run(
@@ -310,6 +285,7 @@ def run(
             # Nobody looked meanwhile. When the API server is away it is the same lead that goes on later.
             reconciler.seen_since_s = clock.now_s()
             continue
+        reconciler.note_clocks(clock.now_s(), clock.steady_s())
         try:
             reconciler.lead(epoch)
             report = reconciler.tick(clock.now_s())
@@ -325,7 +301,9 @@ def run(
         told = ""
         on_report(report)
         hopeful = hopeful or report.progressed
-        failures = failures + 1 if report.failed and not report.progressed else 0
+        # A cloud that is left alone since a failure has not recovered by that.
+        stuck = report.failed or (failures and report.unreachable)
+        failures = failures + 1 if stuck and not report.progressed else 0
         in_a_row = in_a_row + 1 if report.changed else 0
         if 0 < in_a_row < MOST_IN_A_ROW:
             continue
@@ -339,6 +317,12 @@ def run(
                 return
             hopeful = False
         clock.wait(min((t for t in (plan.recheck_s, plan.retry_s) if t is not None), default=None))
+
+
+def _trouble(error: ModeError) -> str:
+    """Return what makes an error another one: who rejects our credentials does so whatever we ask first."""
+    text = str(error)
+    return text.partition(": ")[2] if isinstance(error, CredentialsError) else text
 
 
 def _stand_by(leader: Leader, *, until_idle: bool) -> None:
@@ -360,22 +344,3 @@ def _verdict(name: str, obj: Json, report: Report, errors: Mapping[str, ModeErro
         deleting="deletionTimestamp" in obj["metadata"],
     )
     return replace(verdict, generation=obj["metadata"].get("generation"))
-
-
-def _ask(opened: Mapping[str, _Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:
-    """Return machines and offers by pool, and the errors; a pool whose mode gives no answer has only its error."""
-    machines: dict[str, Sequence[Machine]] = {}
-    supplies: dict[str, Supply] = {}
-    errors: dict[str, ModeError] = {}
-    for name, one in opened.items():
-        if one.failure is not None:
-            errors[name] = one.failure
-        if one.mode is None:
-            continue
-        try:
-            machines[name] = one.mode.observe()
-            offers = () if one.problems else one.mode.offers()
-            supplies[name] = Supply(offers=offers, reclaims_idle=one.mode.reclaims_idle, in_cluster=one.mode.in_cluster)
-        except ModeError as error:
-            errors[name] = error
-    return machines, supplies, errors

@@ -11,11 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tfscale.errors import Problem
-from tfscale.lifecycle import Event, State, after
-from tfscale.model import Cluster, LaunchBatch, Machine, Node, NodeRequest, Offer, Pool
-from tfscale.plan import Action, Adopt, Advance, Drop, Forget, Recover, Replay, Terminate
+from tfscale.lifecycle import TIMEOUTS, Event, State, after
+from tfscale.model import RECOVER, UNREGISTERED, Cluster, LaunchBatch, Machine, Node, NodeRequest, Offer, Pool
+from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Recover, Replay, Terminate, some
 
 __all__ = ["Book", "Policy", "digest", "keep_book"]
+
+ORPHANS_ALWAYS = 2
+ORPHANS_OF = 5
+"""More than two machines, and more than one in five, are not lost by accident."""
 
 
 def digest(*parts: str) -> str:
@@ -27,6 +31,11 @@ def digest(*parts: str) -> str:
 class Policy:
     """Rules that hold for every pool. Times are seconds."""
 
+    token_s: int = 23 * 3_600
+    """How long after its first call a batch may be sent again. EC2 remembers a client token for at least 24 h after the machine
+    has ended; later the same call could launch once more."""
+    orphan_s: int = 120
+    """How old a machine without a record must be to be taken for lost: longer than a listing lags and a call takes."""
     machine_lag_s: int = 60
     """How long a machine may be missing from a listing after its launch; EC2's DescribeInstances is eventually consistent."""
     settle_s: int = 60
@@ -45,6 +54,8 @@ class Book:
     actions: tuple[Action, ...]
     problems: Mapping[str, Problem]
     """By request name: why nothing is concluded about it and nothing done to it."""
+    doubts: tuple[Problem, ...]
+    """What somebody has to look at before machines without a record are touched."""
     requests: tuple[NodeRequest, ...]
     """Requests that a machine or a call of unknown outcome stands behind, in their new states, by name."""
     nodes: Mapping[str, Node]
@@ -75,16 +86,20 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
     requests = sorted((r for r in cluster.requests if r.pool == pool.name), key=lambda request: request.name)
     carried = {request.batch for request in requests}
     carrying = [batch for batch in batches if batch.name in carried]
+    strays = view.strays(requests, carrying)
+    doubt = view.doubt(strays)
     steps = [view.step(request) for request in requests]
     kept = tuple(step.request for step in steps if step.request.state is not State.GONE)
     return Book(
         actions=(
             *(action for step in steps for action in step.actions),
             *view.unsettled(carrying),
-            *view.strays(requests, carrying),
+            *(() if doubt else map(view.recovered, strays)),
+            *view.admissions(kept),
             *_finished(batches, {request.batch for request in kept}, carried),
         ),
         problems={step.request.name: step.problem for step in steps if step.problem},
+        doubts=(doubt,) if doubt else (),
         requests=kept,
         nodes={r.name: view.nodes[r.machine_id] for r in kept if r.machine_id in view.nodes},
         expected={r.name: view.expected(r) for r in kept},
@@ -150,10 +165,11 @@ class _View:
 
     def _disappointing(self, request: NodeRequest, event: Event | None) -> tuple[str, ...]:
         """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
-        if event is Event.TIMED_OUT and request.offer:
+        late = event in TIMEOUTS
+        if late and request.offer and event is not Event.LAUNCH_TIMED_OUT:
             return (request.offer.partition("/")[0],)
         never_joined = event in {Event.MACHINE_GONE, Event.STOPPED} and request.state is State.LAUNCHED
-        if event is not Event.TIMED_OUT and not never_joined:
+        if not late and not never_joined:
             return ()
         return (request.offer,) if request.offer else self.ordered.get(request.batch, ())
 
@@ -187,7 +203,7 @@ class _View:
         if self._missing(request):
             if request.state is not State.LAUNCHED:
                 return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
-            fresh = self.now_s < request.launched_s + self.policy.machine_lag_s
+            fresh = self.now_s < max(request.launched_s, self.seen_since_s) + self.policy.machine_lag_s
             return (None, "") if fresh else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined")
         if machine is not None and machine.stopping:
             return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else"
@@ -197,29 +213,51 @@ class _View:
 
     def _joining(self, request: NodeRequest, node: Node | None) -> tuple[Event, str]:
         """Return how far the node of a launched machine has come. Only a machine that is listed can be late."""
-        if node is not None and self._complete(request, node):
+        if node is not None and not _barred(node) and not self._lacks(request, node):
             return Event.READY, f"node {node.name} is Ready"
-        if self.machines is not None and self.now_s >= self._late_s(request):
-            waited = "did not become Ready" if node else "did not join"
-            return Event.TIMED_OUT, f"its node {waited} within {self.pool.register_within_s} s"
+        if self.machines is not None and self.offers is not None and self.now_s >= self._late_s(request):
+            return self._late(request, node)
         return (Event.REGISTERED, f"node {node.name} joined") if node else (Event.NODE_GONE, f"node {request.node} was deleted")
 
-    def _complete(self, request: NodeRequest, node: Node) -> bool:
-        """Return whether the node can take pods: Ready, not fenced, and with as many cards as were bought."""
+    def _late(self, request: NodeRequest, node: Node | None) -> tuple[Event, str]:
+        pool = self.pool
+        if node is not None:
+            lacking = self._lacks(request, node) or "still has its taint"
+            return Event.INITIALIZATION_TIMED_OUT, f"its node {lacking} {pool.initialise_within_s} s after it joined"
+        if self._started(request):
+            return Event.REGISTRATION_TIMED_OUT, f"its node did not join within {pool.register_within_s} s"
+        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {pool.launch_within_s} s"
+
+    def _started(self, request: NodeRequest) -> bool:
+        machine = (self.machines or {}).get(request.machine_id)
+        return machine is None or machine.started
+
+    def _lacks(self, request: NodeRequest, node: Node) -> str:
+        """Return what keeps the node from taking pods, or nothing: it is Ready, not fenced, and shows all cards bought."""
         if self.offers is None:
-            return False
+            return "is not compared: what was bought is not known"
         offer = self.offers.get(request.offer)
-        return node.ready and not node.fenced and len(node.gpus) >= (offer.gpu_count if offer else 0)
+        cards = offer.gpu_count if offer else 0
+        if len(node.gpus) < cards:
+            return f"shows {len(node.gpus)} of {cards} GPUs"
+        if node.fenced:
+            return f"takes no pods: {node.fenced},"
+        return "" if node.ready else "is not Ready"
 
     def _deadline_s(self, request: NodeRequest) -> int | None:
         if request.state is State.LAUNCHED and self._missing(request):
-            return request.launched_s + self.policy.machine_lag_s
+            return max(request.launched_s, self.seen_since_s) + self.policy.machine_lag_s
         if request.state in {State.LAUNCHED, State.REGISTERED}:
             return self._late_s(request)
         return None
 
     def _late_s(self, request: NodeRequest) -> int:
-        return max(request.launched_s + self.pool.register_within_s, self.seen_since_s + self.policy.settle_s)
+        node, pool = self.nodes.get(request.machine_id), self.pool
+        if node is not None:
+            due_s = max(node.created_s, request.launched_s) + pool.initialise_within_s
+        else:
+            due_s = request.launched_s + (pool.register_within_s if self._started(request) else pool.launch_within_s)
+        return max(due_s, self.seen_since_s + self.policy.settle_s)
 
     def _terminating(self, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
         """Ask for termination until the machine is seen stopping; the listing decides, not our memory of having asked."""
@@ -250,31 +288,62 @@ class _View:
             if len(seen) >= len(batch.requests):
                 # All that was ordered exists: another call could only launch more once the token has expired.
                 yield Adopt(pool=self.pool.name, batch=batch, machines=tuple(seen), why="its machines exist")
+            elif self.machines is not None and self.now_s >= batch.created_s + self.policy.token_s:
+                why = f"its token is {self.policy.token_s // 3_600} h old, so only what exists counts"
+                yield Adopt(pool=self.pool.name, batch=batch, machines=tuple(seen), why=why)
             else:
                 yield Replay(pool=self.pool.name, batch=batch, why="the outcome of its call is not known")
 
-    def strays(self, requests: Sequence[NodeRequest], batches: Sequence[LaunchBatch]) -> Iterator[Action]:
-        """Yield the recovery of machines that no record names: someone deleted it, or another process lost it.
-
-        Once recovered, such a machine is used or given back like any other.
-        """
+    def strays(self, requests: Sequence[NodeRequest], batches: Sequence[LaunchBatch]) -> list[Machine]:
+        """Return the machines that no record names: someone deleted it, or another process lost it."""
         named = {request.machine_id for request in requests}
         open_calls = {batch.name for batch in batches if not batch.settled}
-        for machine in sorted((self.machines or {}).values(), key=lambda machine: machine.id):
-            old = machine.launched_s is None or self.now_s - machine.launched_s >= self.policy.machine_lag_s
-            if machine.id in named or machine.batch in open_calls or machine.stopping or not old:
-                continue
-            request = NodeRequest(
-                name=f"{self.pool.name}-{digest(machine.id)}",
-                pool=self.pool.name,
-                mode=self.pool.mode,
-                state=State.LAUNCHED,
-                batch=machine.batch,
-                machine_id=machine.id,
-                offer=machine.offer,
-                launched_s=self.now_s,
-            )
-            yield Recover(pool=self.pool.name, request=request, why="no record names it")
+        return [
+            machine
+            for machine in sorted((self.machines or {}).values(), key=lambda machine: machine.id)
+            if machine.id not in named and machine.batch not in open_calls and not machine.stopping and self._old(machine)
+        ]
+
+    def _old(self, machine: Machine) -> bool:
+        return machine.launched_s is None or self.now_s - machine.launched_s >= self.policy.orphan_s
+
+    def doubt(self, strays: Sequence[Machine]) -> Problem | None:
+        """Return why the strays are left alone: so many that they may be another cluster's, of the same name.
+
+        One whose node is here is ours.
+        """
+        foreign = [machine for machine in strays if machine.id not in self.nodes]
+        if len(foreign) <= ORPHANS_ALWAYS or len(foreign) * ORPHANS_OF <= len(self.machines or ()) or self.pool.recovers_all:
+            return None
+        want = f'their NodeRequests, or the annotation {RECOVER} "true" on the pool if they are really this cluster\'s'
+        value = f"{len(foreign)} of {len(self.machines or ())}, {some([machine.id for machine in foreign])}"
+        return Problem(where=f"gpupool {self.pool.name}", field="machines without record and node", value=value, want=want)
+
+    def recovered(self, machine: Machine) -> Recover:
+        """Return the recovery of a machine. It is then used or given back like any other."""
+        request = NodeRequest(
+            name=f"{self.pool.name}-{digest(machine.id)}",
+            pool=self.pool.name,
+            mode=self.pool.mode,
+            state=State.LAUNCHED,
+            batch=machine.batch,
+            machine_id=machine.id,
+            offer=machine.offer,
+            launched_s=self.now_s,
+        )
+        return Recover(pool=self.pool.name, request=request, why="no record names it")
+
+    def admissions(self, requests: Sequence[NodeRequest]) -> Iterator[Action]:
+        """Yield the admission of nodes that are complete but for the taint they came with."""
+        for request in requests:
+            node = self.nodes.get(request.machine_id)
+            joined = request.state in {State.LAUNCHED, State.REGISTERED, State.READY}
+            if joined and node is not None and _barred(node) and not self._lacks(request, node):
+                yield Admit(pool=self.pool.name, request=request, node=node.name, why="all of it is there")
+
+
+def _barred(node: Node) -> bool:
+    return any(taint.key == UNREGISTERED for taint in node.taints)
 
 
 def _finished(batches: Sequence[LaunchBatch], alive: set[str], carried: set[str]) -> Iterator[Action]:

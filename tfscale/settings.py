@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, C
 
 from tfscale.quantity import time_s
 
-__all__ = ["HelpText", "Manifests", "Plan", "Reconcile", "Settings", "Simulate"]
+__all__ = ["Doctor", "HelpText", "IamPolicy", "Manifests", "Plan", "Reconcile", "Settings", "Simulate"]
 
 
 class HelpText(RawDescriptionHelpFormatter):
@@ -141,6 +141,44 @@ class Manifests(BaseModel):
     ] = "yaml"
 
 
+class Doctor(BaseModel):
+    """Look for what would keep pools from buying, or nodes from joining, and say what to do. Exit code 1: something fails."""
+
+    pools: Annotated[CliPositionalArg[list[str]], Field(description="names of GPUPools; default: all")] = []
+    kubeconfig: Annotated[
+        str | None, Field(description="kubeconfig file; default: $KUBECONFIG, ~/.kube/config, or the pod's service account")
+    ] = None
+    context: Annotated[str | None, Field(description="context of the kubeconfig; default: its current one")] = None
+    output: Annotated[
+        Literal["text", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "text"
+
+
+class IamPolicy(BaseModel):
+    """Print the least that the controller's role must be allowed, as an IAM policy."""
+
+    mode: Annotated[str, Field(description="mode of the pools")] = "ec2"
+    cluster: Annotated[str | None, Field(description="name of the cluster on machines' tags; default: --cluster-name")] = None
+    region: Annotated[str, Field(pattern=r"^([a-z]+(-[a-z]+)+-[0-9]+)?$", description="the only region; default: any")] = ""
+    account: Annotated[str, Field(pattern=r"^([0-9]{12})?$", description="the only account; default: any")] = ""
+    partition: Annotated[Literal["aws", "aws-cn", "aws-us-gov"], Field(description="partition of all ARNs")] = "aws"
+    node_role: Annotated[
+        str,
+        Field(
+            pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]+)?$",
+            description="ARN of the role of nodes; default: none may be passed",
+        ),
+    ] = ""
+    queue: Annotated[
+        str,
+        Field(
+            pattern=r"^(arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[!-~]+)?$",
+            description="ARN of the interruption queue; default: none",
+        ),
+    ] = ""
+
+
 class Settings(BaseSettings):
     """Share GPUs between models and buy only the nodes that are needed."""
 
@@ -177,3 +215,5 @@ class Settings(BaseSettings):
     simulate: CliSubCommand[Simulate]
     plan: CliSubCommand[Plan]
     manifests: CliSubCommand[Manifests]
+    iam_policy: CliSubCommand[IamPolicy]
+    doctor: CliSubCommand[Doctor]

@@ -118,6 +118,7 @@ class World:
                 catalogue=catalogue,
                 aws=cloud.session,
                 sleep=lambda _: None,
+                clock=lambda: float(self._now_s),
             ),
             gpus=gpus,
             prefix=ways.prefix,
@@ -150,6 +151,10 @@ class World:
     def now_s(self) -> int:
         """Return the simulated time."""
         return self._now_s
+
+    def steady_s(self) -> float:
+        """Return the simulated time, which nobody puts back."""
+        return float(self._now_s)
 
     @property
     def has_end(self) -> bool:

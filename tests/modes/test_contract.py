@@ -17,7 +17,7 @@ from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_fleet import BATCH_TAG, CLUSTER_TAG, POOL_TAG
 from tfscale.modes.static import StaticMode
 from tfscale.testing import FakeKube, Ground, ScalingModeContract
-from tfscale.testing.fake_ec2 import LOST_REPLY, SimulatedCloud
+from tfscale.testing.fake_ec2 import LOST_REPLY, Region, SimulatedCloud
 from tfscale.testing.fake_ec2.fleet import Capacity
 
 NUMBERS = itertools.count()
@@ -28,7 +28,7 @@ class Ec2Ground(Ground):
 
     mode: ClassVar[type[ScalingMode]] = Ec2Mode
 
-    def __init__(self, cloud: SimulatedCloud) -> None:
+    def __init__(self, cloud: Region) -> None:
         self._cloud = cloud
         self._cluster = f"cluster-{next(NUMBERS)}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.modes.fleets import A, B, mode_of
-from tfscale.errors import CloudUnreachableError
+from tfscale.errors import CloudUnreachableError, CredentialsError
 from tfscale.model import OfferFilter
 from tfscale.testing.fake_ec2 import (
     ApiError,
@@ -112,10 +112,13 @@ def test_a_region_that_nobody_answers_for_is_a_problem_of_its_pool(cloud: Simula
         mode.observe()
 
 
-def test_check_says_that_nobody_answers(cloud: SimulatedCloud) -> None:
-    """No credentials or no network is one problem, not three."""
+def test_check_says_that_the_credentials_are_rejected(cloud: SimulatedCloud) -> None:
+    """It is no problem of the pool's author, and the first refusal is the last call."""
+    before = cloud.calls
+    cloud.fail_next("DescribeInstanceTypes", Fault(error=ApiError("AuthFailure", "who are you?")))
     cloud.fail_next("DescribeLaunchTemplates", Fault(error=ApiError("AuthFailure", "who are you?")))
 
-    (problem,) = mode_of(cloud).check()
-    assert (problem.field, problem.value) == ("spec.options.region", "us-east-1")
-    assert "who are you?" in problem.want
+    with pytest.raises(CredentialsError, match=r"AuthFailure: who are you\?"):
+        mode_of(cloud).check()
+    assert (cloud.calls - before).total() == 1
+    cloud.forget_faults()

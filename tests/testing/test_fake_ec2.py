@@ -1,4 +1,4 @@
-"""The simulated cloud behaves as EC2 does where moto does not."""
+"""What is particular to the cloud on moto: real clients and types, one at a time. The rest is in the contract of both clouds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError, UnknownRegionError
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from botocore.exceptions import ClientError
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
@@ -23,7 +21,7 @@ from tfscale.model import Offer, OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.testing import FakeKube
-from tfscale.testing.fake_ec2 import LOST_REPLY, THROTTLED, UNREACHABLE, SimulatedCloud, SimulatedType
+from tfscale.testing.fake_ec2 import THROTTLED, UNREACHABLE, SimulatedCloud, SimulatedType
 
 A, B = "us-east-1a", "us-east-1b"
 TYPES = (
@@ -62,6 +60,7 @@ def fleet(
             {"LaunchTemplateSpecification": {"LaunchTemplateName": cloud.launch_template}, "Overrides": overrides[::-1]}
         ],
         "TargetCapacitySpecification": {"TotalTargetCapacity": count, "DefaultTargetCapacityType": kind},
+        "OnDemandOptions": {"AllocationStrategy": "prioritized"},
         **({"ClientToken": once} if once else {}),
         **more,
     }
@@ -79,38 +78,6 @@ def end(cloud: SimulatedCloud) -> None:
     if live:
         cloud.session.client("ec2").terminate_instances(InstanceIds=live)
         cloud.advance(cloud.now_s + 1_000)
-
-
-@settings(max_examples=40, deadline=None)
-@given(rooms=st.lists(st.integers(0, 3), min_size=3, max_size=3), count=st.integers(1, 7))
-def test_a_fleet_takes_what_is_there_in_order(shared_cloud: SimulatedCloud, rooms: list[int], count: int) -> None:
-    """Machines are never more than ordered or than there are; an earlier place is emptied first; every lack is an error."""
-    end(shared_cloud)
-    places = [("g6.xlarge", A), ("g6.xlarge", B), ("toy.2x", A)]
-    shared_cloud.set_capacity(dict(zip(places, rooms, strict=True)))
-    reply = fleet(shared_cloud, *places, count=count)
-
-    left, taken, refused = count, [], []
-    for place, room in zip(places, rooms, strict=True):
-        taken += [place] * min(room, left)
-        refused += [place] if room < left else []
-        left -= min(room, left)
-    assert taken == [(machine.instance_type, machine.zone) for machine in shared_cloud.machines if machine.id in made(reply)]
-    errors = [error["LaunchTemplateAndOverrides"]["Overrides"] for error in reply["Errors"]]
-    assert refused == [(override["InstanceType"], override["AvailabilityZone"]) for override in errors]
-
-
-def test_capacity_comes_back_when_a_machine_is_gone(cloud: SimulatedCloud) -> None:
-    """Not when it is asked to end: it takes its room until it has shut down."""
-    end(cloud)
-    cloud.set_capacity({("g6.xlarge", A): 1})
-    first = made(fleet(cloud, ("g6.xlarge", A)))
-    cloud.session.client("ec2").terminate_instances(InstanceIds=first)
-    early = made(fleet(cloud, ("g6.xlarge", A)))
-    cloud.advance(cloud.now_s + 30)
-
-    assert early == []
-    assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
 
 
 def test_a_subnet_runs_out_of_addresses(cloud: SimulatedCloud) -> None:
@@ -138,40 +105,6 @@ def test_each_zone_has_addresses_for_a_large_fleet(cloud: SimulatedCloud) -> Non
     assert all(subnet["AvailableIpAddressCount"] > 60_000 for subnet in subnets)
 
 
-def test_ec2_of_another_region_is_nowhere(cloud: SimulatedCloud) -> None:
-    """The call fails at once and launches nothing; the price list is one for all regions."""
-    with pytest.raises(UnknownRegionError, match=r"Unknown region: 'eu-west-9'\. The simulated cloud is us-east-1"):
-        cloud.session.client("ec2", region_name="eu-west-9").describe_instances()
-    pricing = cloud.session.client("pricing", region_name="eu-central-1")
-
-    assert pricing.get_products(ServiceCode="AmazonEC2")["PriceList"]
-
-
-def test_capacity_can_be_of_one_capacity_type(cloud: SimulatedCloud) -> None:
-    """Spot may be out while on-demand is not."""
-    cloud.set_capacity({("g6.xlarge", A, "spot"): 0})
-
-    assert made(fleet(cloud, ("g6.xlarge", A), kind="spot")) == []
-    assert len(made(fleet(cloud, ("g6.xlarge", A)))) == 1
-
-
-def test_a_token_launches_once(cloud: SimulatedCloud) -> None:
-    """The same call gives the same reply, also for a single instance; another call with the token is refused."""
-    ec2 = cloud.session.client("ec2")
-    before = len(cloud.machines)
-    first, second = (fleet(cloud, ("g6.xlarge", A), once="t-1") for _ in range(2))
-    single: dict[str, Any] = {"InstanceType": "plain", "ImageId": "ami-1", "MinCount": 1, "MaxCount": 1, "ClientToken": "t-1"}
-    one, two = (ec2.run_instances(**single)["Instances"][0]["InstanceId"] for _ in range(2))
-
-    assert made(first) == made(second)
-    assert one == two
-    assert before + 2 == len(cloud.machines)
-    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
-        fleet(cloud, ("g6.xlarge", B), once="t-1")
-    with pytest.raises(ClientError, match="at most 64 ASCII"):
-        fleet(cloud, ("g6.xlarge", B), once="t" * 65)
-
-
 def test_a_single_instance_without_capacity_is_an_error(cloud: SimulatedCloud) -> None:
     """RunInstances raises where a fleet lists; botocore would repeat the call, since it is an HTTP 500."""
     cloud.set_capacity({("plain", A): 0})
@@ -185,77 +118,6 @@ def test_a_single_instance_without_capacity_is_an_error(cloud: SimulatedCloud) -
     assert calls + 3 == cloud.calls["RunInstances"]
 
 
-@pytest.mark.parametrize(
-    ("place", "more", "message"),
-    [
-        (("zz.xlarge", A), {}, "Invalid value 'zz.xlarge' for InstanceType"),
-        (("g6.xlarge", "us-east-1z"), {}, "Invalid availability zone"),
-        (("g6.xlarge", A), {"Type": "maintain"}, "only instant fleets"),
-        (
-            ("g6.xlarge", A),
-            {"TagSpecifications": [{"ResourceType": "spot-instances-request", "Tags": [{"Key": "a", "Value": "b"}]}]},
-            "not a taggable resource",
-        ),
-        (
-            ("g6.xlarge", A),
-            {
-                "LaunchTemplateConfigs": [
-                    {
-                        "LaunchTemplateSpecification": {"LaunchTemplateName": "none"},
-                        "Overrides": [{"InstanceType": "g6.xlarge", "AvailabilityZone": A}],
-                    }
-                ]
-            },
-            "InvalidLaunchTemplateName.NotFoundException",
-        ),
-    ],
-)
-def test_a_bad_fleet_launches_nothing(cloud: SimulatedCloud, place: tuple[str, str], more: dict[str, Any], message: str) -> None:
-    """EC2's own code says what is wrong."""
-    before = len(cloud.machines)
-
-    with pytest.raises(ClientError, match=message):
-        fleet(cloud, place, **more)
-    assert before == len(cloud.machines)
-
-
-def test_an_instant_fleet_is_read_back_by_describe_fleets_alone(cloud: SimulatedCloud) -> None:
-    """Machines and errors are there; DescribeFleetInstances does not know such a fleet."""
-    cloud.set_capacity({("g6.xlarge", A): 0})
-    ec2 = cloud.session.client("ec2")
-    reply = fleet(cloud, ("g6.xlarge", A), ("g6.xlarge", B))
-    (found,) = ec2.describe_fleets(FleetIds=[reply["FleetId"]])["Fleets"]
-
-    assert (reply["Instances"], reply["Errors"]) == (found["Instances"], found["Errors"])
-    with pytest.raises(ClientError, match="use DescribeFleets"):
-        ec2.describe_fleet_instances(FleetId=reply["FleetId"])
-
-
-def test_machines_boot_and_end_by_the_clock(cloud: SimulatedCloud) -> None:
-    """EC2's own answers follow the simulated clock, and so do the nodes."""
-    (machine_id,) = made(fleet(cloud, ("g6.xlarge", A)))
-    ec2, start = cloud.session.client("ec2"), cloud.now_s
-
-    def look() -> tuple[str, bool]:
-        described = ec2.describe_instances(InstanceIds=[machine_id])["Reservations"][0]["Instances"][0]
-        assert int(described["LaunchTime"].timestamp()) == start
-        return described["State"]["Name"], any(node["spec"]["providerID"].endswith(machine_id) for node in cloud.nodes())
-
-    seen = [look()]
-    for wait in (59, 1):
-        cloud.advance(cloud.now_s + wait)
-        seen.append(look())
-    ec2.terminate_instances(InstanceIds=[machine_id])
-    seen.append(look())
-    cloud.advance(cloud.now_s + 30)
-    seen.append(look())
-
-    assert seen == [("pending", False), ("pending", False), ("running", True), ("shutting-down", False), ("terminated", False)]
-    assert {machine.id: machine.node for machine in cloud.machines}[machine_id] in cloud.gone_nodes()
-    with pytest.raises(ValueError, match="cannot go back"):
-        cloud.advance(0)
-
-
 def test_a_fault_hits_every_attempt_once(cloud: SimulatedCloud) -> None:
     """The retries of botocore are above the wire: they meet the faults and are counted."""
     ec2 = cloud.session.client("ec2", config=Config(retries={"total_max_attempts": 3, "mode": "standard"}))
@@ -264,20 +126,6 @@ def test_a_fault_hits_every_attempt_once(cloud: SimulatedCloud) -> None:
     ec2.describe_instances()
 
     assert before + 3 == cloud.calls["DescribeInstances"]
-
-
-def test_a_lost_reply_is_lost_after_the_launch(cloud: SimulatedCloud) -> None:
-    """The machine is there, and the token finds it again; an unreachable cloud launches nothing."""
-    before = {machine.id for machine in cloud.machines}
-    cloud.fail_next("CreateFleet", UNREACHABLE)
-    cloud.fail_next("CreateFleet", LOST_REPLY)
-    with pytest.raises(EndpointConnectionError):
-        fleet(cloud, ("g6.xlarge", A), once="lost")
-    assert before == {machine.id for machine in cloud.machines}
-    with pytest.raises(ReadTimeoutError):
-        fleet(cloud, ("g6.xlarge", A), once="lost")
-
-    assert {machine.id for machine in cloud.machines} - before == set(made(fleet(cloud, ("g6.xlarge", A), once="lost")))
 
 
 def test_a_throttled_price_list_speaks_its_own_protocol(cloud: SimulatedCloud) -> None:

@@ -19,7 +19,7 @@ from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field as Place
 from tfscale.kube.fields import named, tried
 from tfscale.kube.port import GPU_POOLS, Json
-from tfscale.model import Limits, OfferFilter, Pool, SetAside
+from tfscale.model import RECOVER, Limits, OfferFilter, Pool, SetAside
 from tfscale.quantity import duration_text, time_text, usd_text
 from tfscale.spec import Duration, Spec, Usd, parse
 from tfscale.status import PoolStatus
@@ -62,7 +62,9 @@ class _GpuPool(Spec):
     offers: _Offers = _Offers()
     limits: _Limits = _Limits()
     idle_after: Duration = _DEFAULTS.idle_after_s
+    launch_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.launch_within_s
     register_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.register_within_s
+    initialise_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.initialise_within_s
     set_aside_for: Duration = _DEFAULTS.set_aside_s
     default: bool = False
     binder: Annotated[Literal["loop"], _served("loop", "extender")] = "loop"
@@ -92,11 +94,14 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         wanted=_wanted(place, spec, gpus),
         limits=Limits(nodes=spec.limits.nodes, gpus=spec.limits.gpus, micro_usd=spec.limits.usd_per_hour),
         idle_after_s=spec.idle_after,
+        launch_within_s=spec.launch_within,
         register_within_s=spec.register_within,
+        initialise_within_s=spec.initialise_within,
         set_aside_s=spec.set_aside_for,
         default=spec.default,
         deleting=place.at("metadata", "deletionTimestamp").given,
         guarded=FINALIZER in place.at("metadata", "finalizers").texts(),
+        recovers_all=place.at("metadata", "annotations", RECOVER).text() == "true",
     )
 
 
@@ -183,7 +188,9 @@ def pool_object(pool: Pool) -> Json:
         "mode": pool.mode,
         **{key: part for key, part in parts.items() if part},
         "idleAfter": duration_text(pool.idle_after_s),
+        "launchWithin": duration_text(pool.launch_within_s),
         "registerWithin": duration_text(pool.register_within_s),
+        "initialiseWithin": duration_text(pool.initialise_within_s),
         "setAsideFor": duration_text(pool.set_aside_s),
         "default": pool.default,
     }

@@ -38,6 +38,8 @@ class ModeContext:
     Its value is written on all that is launched. Writes through ``kube`` are guarded already. Zero: nobody was elected."""
     sleep: Callable[[float], None] | None = None
     """Waits so many seconds between two tries of a call; None: really. A simulation has no time to wait."""
+    clock: Callable[[], float] | None = None
+    """Gives the seconds since the epoch; None: the wall clock. A simulation has a time of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

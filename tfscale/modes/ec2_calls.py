@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 import tenacity
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ParamValidationError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigParseError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    InvalidConfigError,
+    LoginError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
 from botocore.exceptions import ConnectionError as BrokenConnectionError
 
-from tfscale.errors import CloudUnreachableError, ModeError
+from tfscale.errors import CloudUnreachableError, CredentialsError, ModeError
+from tfscale.modes.ec2_credentials import CONFIG, as_role, own_session
 
 if TYPE_CHECKING:
     from types_boto3_ec2 import EC2Client
@@ -24,9 +38,6 @@ __all__ = ["Ec2Calls", "code_of", "message_of", "translated"]
 
 T = TypeVar("T")
 
-# botocore would repeat a launch by itself, InsufficientInstanceCapacity included (it is an HTTP 500): one attempt only.
-# A call may take 30 s at most, so that with RETRY_WITHIN_S no read takes longer than a minute.
-_CONFIG = Config(connect_timeout=5, read_timeout=25, retries={"total_max_attempts": 1, "mode": "standard"})
 RETRY_WITHIN_S = 30
 MOST_TRIES = 8
 """About what fits into that time; a simulation, which does not wait, needs a number that is the same every time."""
@@ -43,21 +54,27 @@ _UNKNOWN_CALLER = frozenset({
     "AuthFailure", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId",
     "MissingAuthenticationToken", "RequestExpired", "SignatureDoesNotMatch", "UnrecognizedClientException",
 })  # fmt: skip
-# Codes that say for good that the call was not carried out. Anything else may still have had an effect.
-_DEFINITE = (
-    "AccessDenied", "Blocked", "Idempotent", "Invalid", "Malformed", "Missing", "OptInRequired", "PendingVerification",
-    "UnauthorizedOperation", "Unknown", "Unsupported",
+# The caller is known and may not do this.
+_DENIED = ("AccessDenied", "Blocked", "OptInRequired", "PendingVerification", "UnauthorizedOperation")
+_NO_CREDENTIALS = (
+    ConfigParseError, CredentialRetrievalError, InvalidConfigError, LoginError, NoCredentialsError, PartialCredentialsError,
+    ProfileNotFound, SSOError, TokenRetrievalError,
 )  # fmt: skip
+_ENCODED = " Encoded authorization failure message:"
+"""What EC2 appends to an UnauthorizedOperation: kilobytes, and other ones each time."""
+# Codes that say for good that the call was not carried out. Anything else may still have had an effect.
+_DEFINITE = (*_DENIED, "Invalid", "Malformed", "Missing", "UnknownParameter", "Unsupported")
+_READS = ("Describe", "Get", "List")
 _SERVER_ERROR = 500
 _LONGEST_MESSAGE = 300
-"""EC2 appends kilobytes of encoded text to an UnauthorizedOperation."""
 
 
 class Ec2Calls:
     """The clients of one region, made when they are first needed.
 
-    `session` defaults to boto3's chain of credentials. `sleep` waits between retries and takes seconds. `epoch` is asked
-    before each try of a call that changes something, and raises where it must not be made.
+    `session` defaults to boto3's chain of credentials. `role`, the parameters of an AssumeRole, is whose calls they are instead.
+    `sleep` waits between retries and takes seconds. `epoch` is asked before each try of a call that changes something, and
+    raises where it must not be made.
     """
 
     def __init__(
@@ -65,26 +82,38 @@ class Ec2Calls:
         session: boto3.Session | None,
         region: str,
         *,
+        role: Mapping[str, str] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         epoch: Callable[[], int] = lambda: 0,
     ) -> None:
         self._given = session
         self._region = region
+        self._role = role
+        self._clients: dict[str, Any] = {}
         self._sleep = sleep
         self._epoch = epoch
 
     @cached_property
     def ec2(self) -> EC2Client:
         """Return the EC2 client of the region."""
-        client = self._session.client("ec2", region_name=self._region, config=_CONFIG)
-        # Last: credentials were fetched and the request is signed by then, which may have taken its time.
-        client.meta.events.register_last("request-created.ec2", self._fence)
+        client: EC2Client = self.client("ec2")
         return client
 
     @cached_property
     def pricing(self) -> PricingClient:
         """Return the client of the price list."""
-        return self._session.client("pricing", region_name=_PRICING_REGION, config=_CONFIG)
+        client: PricingClient = self.client("pricing", _PRICING_REGION)
+        return client
+
+    def client(self, service: str, region: str = "") -> Any:  # noqa: ANN401 - stubs of all services are not worth the dependencies
+        """Return the client of a service. Raises ``CredentialsError`` where what is configured cannot be read."""
+        if service not in self._clients:
+            with translated(service):
+                client: Any = self._session.client(service, region_name=region or self._region, config=CONFIG)  # type: ignore[call-overload]  # any service
+            # Last: credentials were fetched and the request is signed by then, which may have taken its time.
+            client.meta.events.register_last(f"request-created.{service}", self._fence)
+            self._clients[service] = client
+        return self._clients[service]
 
     def read(self, action: str, call: Callable[[], T]) -> T:
         """Return what an idempotent call returns; throttling, server errors and broken connections are tried again."""
@@ -99,31 +128,41 @@ class Ec2Calls:
             return retrying(call)
 
     def _fence(self, operation_name: str, **_: object) -> None:
-        if not operation_name.startswith("Describe"):
+        if not operation_name.startswith(_READS):
             self._epoch()
 
     @cached_property
     def _session(self) -> boto3.Session:
-        return self._given if self._given is not None else boto3.Session()
+        session = self._given if self._given is not None else own_session()
+        return as_role(session, self._role, self._region) if self._role else session
 
 
 @contextmanager
 def translated(action: str, *, refusal: type[ModeError] = ModeError) -> Iterator[None]:
-    """Turn botocore's errors into tfscale's. `refusal` is raised where EC2 said for good that nothing was done."""
+    """Turn botocore's errors into tfscale's. `refusal` is raised where the cloud said for good that nothing was done."""
     try:
         yield
     except ClientError as error:
-        raise _kind_of(code_of(error), refusal)(f"{action}: {code_of(error)}: {message_of(error)}") from error
+        raise _kind_of(error, refusal)(f"{action}: {code_of(error)}: {message_of(error)}") from error
     except ParamValidationError as error:
         raise refusal(f"{action}: {error}") from error
+    except _NO_CREDENTIALS as error:
+        raise CredentialsError(f"{action}: {error}") from error
     except BotoCoreError as error:
-        # No connection, no answer in time, no credentials or no such profile.
         raise CloudUnreachableError(f"{action}: {error}") from error
+    except OSError as error:
+        # A token is in a file, which cannot be read.
+        raise CredentialsError(f"{action}: {error}") from error
 
 
-def _kind_of(code: str, refusal: type[ModeError]) -> type[ModeError]:
-    if code in _UNKNOWN_CALLER:
+def _kind_of(error: ClientError, refusal: type[ModeError]) -> type[ModeError]:
+    code, assuming = code_of(error), error.operation_name.startswith("AssumeRole")
+    if assuming and _is_transient(error):
         return CloudUnreachableError
+    if assuming or code in _UNKNOWN_CALLER:
+        return CredentialsError
+    if refusal is ModeError and code.startswith(_DENIED):
+        return CredentialsError
     return refusal if code.startswith(_DEFINITE) else ModeError
 
 
@@ -135,12 +174,16 @@ def _is_transient(error: BaseException) -> bool:
 
 def code_of(error: ClientError) -> str:
     """Return the cloud's own code of an error."""
-    return error.response.get("Error", {}).get("Code", "Unknown")
+    # A proxy may answer with an empty error.
+    return error.response.get("Error", {}).get("Code") or "Unknown"
 
 
 def message_of(error: ClientError) -> str:
-    """Return what the cloud said, cut to a length that a log bears."""
-    message = error.response.get("Error", {}).get("Message", "")
+    """Return what the cloud said, cut to a length that a log bears, and the same each time."""
+    message = (error.response.get("Error", {}).get("Message") or "").partition(_ENCODED)[0]
+    if code_of(error) in _UNKNOWN_CALLER:
+        # What follows are the times that were compared.
+        message = message.partition(":")[0]
     return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "..."
 
 

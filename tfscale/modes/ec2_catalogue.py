@@ -15,6 +15,7 @@ from tfscale.gpus import GpuTable
 from tfscale.model import Offer, OfferFilter
 from tfscale.modes.ec2_calls import Ec2Calls
 from tfscale.modes.ec2_prices import REMEMBER_S, Prices, Remembered
+from tfscale.modes.ec2_reservations import RESERVED, Reservation, reserved_price
 
 if TYPE_CHECKING:
     from types_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeInfoTypeDef
@@ -102,19 +103,32 @@ class Catalogue:
         self._described: Remembered[tuple[frozenset[str], list[Facts]]] = Remembered(clock)
         self._sold: Remembered[list[tuple[Facts, str]]] = Remembered(clock)
 
-    def offers(self, zones: Callable[[], Iterable[str] | None]) -> list[Offer]:
-        """Return the offers in the zones that `zones` gives, in the order of their names; None is every zone of the region."""
+    def offers(self, zones: Callable[[], Iterable[str] | None], reservations: Sequence[Reservation] = ()) -> list[Offer]:
+        """Return the offers in the zones that `zones` gives, in the order of their names; None is every zone of the region.
+
+        Machines of `reservations` are on offer as far as the pool wants their types and zones.
+        """
         sold = self.sold(zones)
         names = {facts.name for facts, _ in sold}
         wanted = self._wanted.capacity_types
-        on_demand = self._prices.on_demand(names) if "on-demand" in wanted and names else {}
+        on_demand = self._prices.on_demand(names) if {"on-demand", RESERVED} & {*wanted} and names else {}
         spot = self._prices.spot(names) if "spot" in wanted and names else {}
         return [
-            self._offer(facts, zone, kind, spot.get((facts.name, zone)) if kind == "spot" else on_demand.get(facts.name))
-            for facts, zone in sold
-            for kind in wanted
-            if kind in facts.capacity_types
+            *(
+                self._offer(facts, zone, kind, spot.get((facts.name, zone)) if kind == "spot" else on_demand.get(facts.name))
+                for facts, zone in sold
+                for kind in wanted
+                if kind in facts.capacity_types
+            ),
+            *(self._reserved(facts, one, on_demand.get(facts.name)) for facts, one in self.matched(zones, reservations)),
         ]
+
+    def matched(
+        self, zones: Callable[[], Iterable[str] | None], reservations: Sequence[Reservation]
+    ) -> list[tuple[Facts, Reservation]]:
+        """Return the reservations of types and zones that the pool wants."""
+        by_place = {(facts.name, zone): facts for facts, zone in self.sold(zones)}
+        return [(by_place[place], one) for one in reservations if (place := (one.instance_type, one.zone)) in by_place]
 
     def sold(self, zones: Callable[[], Iterable[str] | None]) -> list[tuple[Facts, str]]:
         """Return the wanted types, each with a zone that has it, without asking for prices."""
@@ -138,7 +152,7 @@ class Catalogue:
         models = {facts.gpu_model for facts in booting if facts.gpu_model}
         chosen = [facts for facts in booting if self._has_card(facts)] or booting
         found = {zone for _, zone in self._describe_offerings(sorted(facts.name for facts in chosen))}
-        capacity_types = {kind for facts in chosen for kind in facts.capacity_types}
+        capacity_types = {kind for facts in chosen for kind in facts.capacity_types} | {RESERVED} & {*wanted.capacity_types}
         return [
             *missing,
             *_useless(where, "gpuModels", wanted.gpu_models, models),
@@ -172,6 +186,10 @@ class Catalogue:
             price_micro_usd=price_micro_usd,
             labels=node_labels(facts, self._region),
         )
+
+    def _reserved(self, facts: Facts, reservation: Reservation, on_demand_micro_usd: int | None) -> Offer:
+        offer = self._offer(facts, reservation.zone, RESERVED, reserved_price(on_demand_micro_usd))
+        return replace(offer, reservation=reservation.id, count_max=reservation.free)
 
     def _ask_sold(self, zones: Iterable[str] | None) -> list[tuple[Facts, str]]:
         facts = {found.name: found for found in self._kinds()[1] if self._boots(found) and self._has_card(found)}

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.model import Pool
+from tfscale.modes.ec2_bootstrap import is_labelled, unknown_placeholders
+from tfscale.modes.ec2_bootstrap_options import Bootstrap, contradictions, shaped
 from tfscale.quantity import micro_usd
 from tfscale.spec import Spec, parse
 
-__all__ = ["Ec2Options", "LaunchTemplate", "options_of"]
+__all__ = ["Ec2Options", "LaunchTemplate", "NamedReservation", "options_of"]
 
-CAPACITY_TYPES = ("on-demand", "spot")
+CAPACITY_TYPES = ("on-demand", "spot", "reserved")
 # Karpenter collects instances that carry its tags and that it does not know; `aws:` is EC2's own.
 _FOREIGN_TAGS = ("aws:", "tfscale.io/", "karpenter.sh/", "karpenter.k8s.aws/", "eks:eks-cluster-name")
 
-
-def _shaped(pattern: str, want: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(want)
-        return value
-
-    return AfterValidator(check)
+_QUEUE = r"(https://[a-z0-9.-]+/[0-9]{12}/)?[a-zA-Z0-9_-]{1,80}(\.fifo)?"
 
 
 def _own_tag(key: str) -> str:
@@ -56,8 +50,8 @@ def _price(value: object) -> int:
 class LaunchTemplate(Spec):
     """The launch template that brings image, disk, network and bootstrap of the nodes."""
 
-    name: Annotated[str, _shaped("[a-zA-Z0-9()./_-]{3,128}", "the name of a launch template")] | None = None
-    id: Annotated[str, _shaped("lt-[0-9a-f]+", "an id such as lt-0123456789abcdef0")] | None = None
+    name: Annotated[str, shaped("[a-zA-Z0-9()./_-]{3,128}", "the name of a launch template")] | None = None
+    id: Annotated[str, shaped("lt-[0-9a-f]+", "an id such as lt-0123456789abcdef0")] | None = None
     version: Annotated[str, BeforeValidator(_version)] = "$Default"
 
     @model_validator(mode="after")
@@ -67,17 +61,50 @@ class LaunchTemplate(Spec):
         return self
 
 
-class Ec2Options(Spec):
-    """The options of one pool."""
+class NamedReservation(Spec):
+    """A capacity reservation or capacity block of the account, or shared with it."""
 
-    region: Annotated[str, _shaped("[a-z]+(-[a-z]+)+-[0-9]+", "a region such as us-east-1")]
-    launch_template: LaunchTemplate
-    subnet_ids: list[Annotated[str, _shaped("subnet-[0-9a-f]+", "an id such as subnet-0123456789abcdef0")]] = []
+    id: Annotated[str, shaped("cr-[0-9a-f]+", "an id such as cr-0123456789abcdef0")]
+
+
+class AssumedRole(Spec):
+    """The role in which all calls for the pool are made, of another account perhaps."""
+
+    role_arn: Annotated[
+        str, shaped("arn:aws[a-z-]*:iam::[0-9]{12}:role/[!-~]{1,600}", "an ARN such as arn:aws:iam::123456789012:role/gpus")
+    ]
+    external_id: (
+        Annotated[str, shaped(r"[a-zA-Z0-9+=,.@:/_-]{2,1224}", "an external id as the role's trust policy has it")] | None
+    ) = None
+    session_name: Annotated[str, shaped(r"[a-zA-Z0-9+=,.@_-]{2,64}", "2 to 64 letters, digits and +=,.@_-")] = "tfscale"
+    """Who it was, in the other account's audit log."""
+
+
+class Ec2Options(Spec):
+    """The options of one pool. Launch templates are either yours (`launch_template`) or made by tfscale (`bootstrap`)."""
+
+    region: Annotated[str, shaped("[a-z]+(-[a-z]+)+-[0-9]+", "a region such as us-east-1")]
+    launch_template: LaunchTemplate | None = None
+    bootstrap: Bootstrap | None = None
+    subnet_ids: list[Annotated[str, shaped("subnet-[0-9a-f]+", "an id such as subnet-0123456789abcdef0")]] = []
     """Where nodes may be; empty leaves the subnet of each zone to EC2 and the launch template."""
+    reservations: list[NamedReservation] = []
+    """What offers of the capacity type ``reserved`` are taken from."""
     prices: dict[str, Annotated[int, BeforeValidator(_price)]] = {}
     """Micro-USD per hour by instance type, instead of the price list: what a contract says. On-demand only."""
     tags: dict[Annotated[str, BeforeValidator(_own_tag)], str] = {}
     """Tags for instances, volumes and fleets, beside those of tfscale."""
+    assume_role: AssumedRole | None = None
+    interruption_queue: Annotated[str, shaped(_QUEUE, "the name or URL of a queue")] | None = None
+    """Where EventBridge puts what EC2 says ahead of time."""
+
+    def role(self) -> dict[str, str] | None:
+        """Return the parameters of an AssumeRole, or None where the calls are our own."""
+        role = self.assume_role
+        if role is None:
+            return None
+        external = {"ExternalId": role.external_id} if role.external_id else {}
+        return {"RoleArn": role.role_arn, "RoleSessionName": role.session_name, **external}
 
 
 def options_of(pool: Pool) -> Ec2Options:
@@ -87,4 +114,40 @@ def options_of(pool: Pool) -> Ec2Options:
         if wanted not in CAPACITY_TYPES:
             field, want = f"spec.offers.capacityTypes[{number}]", " or ".join(CAPACITY_TYPES)
             raise BadInputError(Problem(where=where, field=field, value=wanted, want=want))
-    return parse(Ec2Options, dict(pool.options), where=where, field="spec.options")
+    options = parse(Ec2Options, dict(pool.options), where=where, field="spec.options")
+    problems = [
+        Problem(where=where, field=field, value=value, want=want)
+        for field, value, want in (*_contradictions(pool, options), *_bootstrap_problems(options.bootstrap))
+    ]
+    if problems:
+        raise BadInputError(*problems)
+    return options
+
+
+def _contradictions(pool: Pool, options: Ec2Options) -> list[tuple[str, str, str]]:
+    """Return field, value and what is wanted, for fields that are right alone and wrong together."""
+    found = []
+    if options.launch_template is None and options.bootstrap is None:
+        found.append(("spec.options.launchTemplate", "", "a value, which is required where there is no bootstrap"))
+    if options.launch_template and options.bootstrap:
+        found.append(("spec.options.bootstrap", "beside launchTemplate", "one of the two"))
+    if "reserved" in pool.wanted.capacity_types and not options.reservations:
+        found.append(("spec.options.reservations", "", "the reservations that spec.offers.capacityTypes asks for with reserved"))
+    ids = [one.id for one in options.reservations]
+    found += [("spec.options.reservations", one, "each reservation once") for one in sorted({*ids}) if ids.count(one) > 1]
+    return found
+
+
+def _bootstrap_problems(bootstrap: Bootstrap | None) -> list[tuple[str, str, str]]:
+    if bootstrap is None:
+        return []
+    found = [(f"spec.options.bootstrap.{field}", value, want) for field, value, want in contradictions(bootstrap)]
+    return found or _text_problems(bootstrap)
+
+
+def _text_problems(bootstrap: Bootstrap) -> list[tuple[str, str, str]]:
+    field, text = "spec.options.bootstrap.userData", bootstrap.user_data
+    unknown = [(field, f"{{{{{name}}}}}", want) for name, want in unknown_placeholders(bootstrap)]
+    if text is None or unknown or is_labelled(bootstrap):
+        return unknown
+    return [(field, text, "{{labels}} in it, without which no node is known to be of the pool")]

@@ -43,6 +43,10 @@ class Remembered(Generic[T]):
             self._until_s = self._clock() + good_for_s
         return self._value
 
+    def forget(self) -> None:
+        """Make the value again when it is next asked for."""
+        self._until_s = float("-inf")
+
 
 class Prices:
     """Prices of one region in micro-USD per hour. `own` is by type and beats the price list."""

@@ -25,6 +25,7 @@ from tfscale.errors import (
     Problem,
     TfscaleError,
 )
+from tfscale.finding import Finding
 from tfscale.kube.nodes import MOST_CARDS
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
@@ -42,6 +43,7 @@ _ORDERS = TypeAdapter(tuple[Order, ...], config=_STRICT)
 _RESULTS = TypeAdapter(tuple[LaunchResult, ...], config=_STRICT)
 _MACHINES = TypeAdapter(tuple[Machine, ...], config=_STRICT)
 _NOTICES = TypeAdapter(tuple[Notice, ...], config=_STRICT)
+_FINDINGS = TypeAdapter(tuple[Finding, ...], config=_STRICT)
 
 
 class BrokenModeError(ModeError):
@@ -157,6 +159,14 @@ class _Guard:
         """Forget notices."""
         with _contained("acknowledge", self._pool):
             self._mode.acknowledge(notices)
+
+    def examine(self) -> Sequence[Finding]:
+        """Return what the mode's own doctor finds; nothing where it has none."""
+        look = getattr(self._mode, "examine", None)
+        if look is None:
+            return ()
+        with _contained("examine", self._pool):
+            return _typed(_FINDINGS, look())
 
     def _expect_ours(self, machines: Sequence[Machine]) -> None:
         _expect(all(machine.id for machine in machines), "a machine without id")

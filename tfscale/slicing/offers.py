@@ -60,8 +60,8 @@ def shop(
     """Choose nodes for the demands, several types mixed, and say of every demand that gets none why.
 
     The limits say what may be bought now; they hold whichever alternatives are launched in the end. An offer of unknown
-    price is taken only for a demand that no offer of known price can host, and never under a limit on money. The order of
-    the arguments makes no difference.
+    price is taken only for a demand that no offer of known price can host, and never under a limit on money. Of an offer with
+    a ``count_max`` no more is bought, and it stands for no other. The order of the arguments makes no difference.
 
     >>> from tfscale.model import Request
     >>> card = {"gpu_model": "T4", "gpu_count": 1, "vram_mib": 16_384, "mtflops": 65_000, "zone": "a"}
@@ -99,7 +99,8 @@ class _Shopper:
 
     def __init__(self, demands: Sequence[Demand], offers: Sequence[Offer], pool: str, budget: Budget) -> None:
         self.groups = Groups(demands)
-        self._choices = choices_of(offers, self.groups, pool=pool)
+        self._bought: Counter[str] = Counter()
+        self._choices = choices_of((offer for offer in offers if offer.count_max != 0), self.groups, pool=pool)
         self._offers = sorted(offers, key=cheapest_first)
         self._pool = pool
         self._budget = budget
@@ -141,15 +142,25 @@ class _Shopper:
         """Buy the node, as often as its load waits and the limits allow."""
         offer = choice.offers[0]
         waiting = min(int(self.groups.count[group]) // number for group, number in load.items())
-        times = self._budget.times(offer, waiting)
-        alike = [other for other in self._choices if other.takes(load)]
-        others = [other for other_choice in alike for other in other_choice.offers if other.capacity_type == offer.capacity_type]
-        others.sort(key=cheapest_first)
-        others.remove(offer)
+        times = self._budget.times(offer, waiting if offer.count_max is None else min(waiting, self._left_of(offer)))
+        alike = [other for taking in self._choices if taking.takes(load) for other in taking.offers if other.count_max is None]
+        others = sorted(
+            (other for other in alike if other.capacity_type == offer.capacity_type and other is not offer), key=cheapest_first
+        )
         for _ in range(times):
             demands = [demand for group in sorted(load) for demand in self.groups.take(group, load[group])]
             self._orders.append(_Order(offer, tuple(others), self._placed(offer, demands)))
         self._budget.spend(offer, times)
+        self._bought[offer.id] += times
+        if offer.count_max is not None and not self._left_of(offer):
+            self._sold_out(choice, offer)
+
+    def _left_of(self, offer: Offer) -> int:
+        return max((offer.count_max or 0) - self._bought[offer.id], 0)
+
+    def _sold_out(self, choice: Choice, offer: Offer) -> None:
+        choice.offers = tuple(other for other in choice.offers if other is not offer)
+        self._choices = [one for one in self._choices if one.offers]
 
     def _placed(self, offer: Offer, demands: Sequence[Demand]) -> tuple[Placed, ...]:
         name = f"new-{len(self._orders) + 1}"

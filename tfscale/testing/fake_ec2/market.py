@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,10 @@ from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.modes.ec2_catalogue import Facts, facts_of
 from tfscale.quantity import micro_usd
-from tfscale.testing.fake_ec2.wire import Answer, ApiError
+from tfscale.testing.fake_ec2.faults import ApiError
+from tfscale.testing.fake_ec2.pages import Answer, chosen, page
 
-__all__ = ["PAGE", "Market", "SimulatedType"]
-
-PAGE = 100
-"""The most entries in one reply, whatever the caller asks for."""
+__all__ = ["Market", "SimulatedType"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +52,8 @@ class Market:
             raise _bad(twice, "name", twice, "each instance type once")
         self._infos = {kind.name: _info_of(kind, gpus) for kind in types}
         self.facts: Mapping[str, Facts] = {name: facts_of(info, gpus) for name, info in self._infos.items()}
+        self._prices = {(kind.name, spot): _price(kind, spot=spot) for kind in types for spot in (False, True)}
         for kind in types:
-            _check_prices(kind)
             for zone in kind.zones:
                 if zone not in self.zones:
                     raise _bad(kind.name, "zone", zone, "one of " + ", ".join(self.zones))
@@ -67,9 +64,7 @@ class Market:
 
     def price_micro_usd(self, name: str, capacity_type: str) -> int | None:
         """Return the price per hour, or None where it is unknown."""
-        kind = self._types[name]
-        price = kind.spot_usd_per_hour if capacity_type == "spot" else kind.usd_per_hour
-        return None if price is None else micro_usd(price)
+        return self._prices[name, capacity_type == "spot"]
 
     def answers(self) -> Mapping[str, Answer]:
         """Return the operations that are answered here."""
@@ -85,12 +80,8 @@ class Market:
         for name in asked:
             if name not in self._infos:
                 raise ApiError("InvalidInstanceType", f"The following supplied instance types do not exist: [{name}]")
-        chosen = [info for name, info in self._infos.items() if not asked or name in asked]
-        return _page(
-            [info for info in chosen if _matches(info, parameters, {"instance-type": "InstanceType"})],
-            "InstanceTypes",
-            parameters,
-        )
+        infos = [info for name, info in self._infos.items() if not asked or name in asked]
+        return page(_matching(infos, parameters, {"instance-type": "InstanceType"}), "InstanceTypes", parameters)
 
     def _describe_offerings(self, parameters: dict[str, Any]) -> Mapping[str, Any]:
         if parameters.get("LocationType") != "availability-zone":
@@ -102,7 +93,7 @@ class Market:
             if self.sells(name, zone)
         ]
         fields = {"instance-type": "InstanceType", "location": "Location"}
-        return _page([entry for entry in offerings if _matches(entry, parameters, fields)], "InstanceTypeOfferings", parameters)
+        return page(_matching(offerings, parameters, fields), "InstanceTypeOfferings", parameters)
 
     def _describe_spot_prices(self, parameters: dict[str, Any]) -> Mapping[str, Any]:
         entries = [
@@ -119,16 +110,14 @@ class Market:
         ]
         asked = parameters.get("InstanceTypes", [])
         fields = {"instance-type": "InstanceType", "availability-zone": "AvailabilityZone"}
-        found = [
-            entry for entry in entries if (not asked or entry["InstanceType"] in asked) and _matches(entry, parameters, fields)
-        ]
-        return _page(found, "SpotPriceHistory", parameters)
+        found = [entry for entry in entries if not asked or entry["InstanceType"] in asked]
+        return page(_matching(found, parameters, fields), "SpotPriceHistory", parameters)
 
     def _get_products(self, parameters: dict[str, Any]) -> Mapping[str, Any]:
         products = [product for kind in self._types.values() for product in _products_of(kind, self.region)]
         terms = {term["Field"]: term["Value"] for term in parameters.get("Filters", [])}
         found = [product for product in products if terms.items() <= product["product"]["attributes"].items()]
-        return {"FormatVersion": "aws_v1", **_page([json.dumps(product) for product in found], "PriceList", parameters)}
+        return {"FormatVersion": "aws_v1", **page([json.dumps(product) for product in found], "PriceList", parameters)}
 
 
 def _info_of(kind: SimulatedType, gpus: GpuTable) -> dict[str, Any]:
@@ -167,12 +156,12 @@ def _known(name: str) -> dict[str, Any]:
     return dict(INSTANCE_TYPES[name])
 
 
-def _check_prices(kind: SimulatedType) -> None:
-    for field, price in (("price", kind.usd_per_hour), ("spot price", kind.spot_usd_per_hour)):
-        try:
-            micro_usd("0" if price is None else price)
-        except ValueError as error:
-            raise _bad(kind.name, field, str(price), str(error)) from None
+def _price(kind: SimulatedType, *, spot: bool) -> int | None:
+    field, price = ("spot price", kind.spot_usd_per_hour) if spot else ("price", kind.usd_per_hour)
+    try:
+        return None if price is None else micro_usd(price)
+    except ValueError as error:
+        raise _bad(kind.name, field, str(price), str(error)) from None
 
 
 def _products_of(kind: SimulatedType, region: str) -> list[dict[str, Any]]:
@@ -205,21 +194,10 @@ def _product(name: str, region: str, system: str, status: str, usd: str) -> dict
     }
 
 
-def _matches(entry: Mapping[str, Any], parameters: Mapping[str, Any], fields: Mapping[str, str]) -> bool:
-    """Return whether an entry passes the call's filters; EC2 takes * and ? in their values."""
-    for wanted in parameters.get("Filters", []):
-        if wanted["Name"] not in fields:
-            raise ApiError("InvalidParameterValue", f"The filter '{wanted['Name']}' is not simulated")
-        if not any(fnmatch.fnmatchcase(entry[fields[wanted["Name"]]], value) for value in wanted["Values"]):
-            return False
-    return True
-
-
-def _page(entries: Iterable[Any], key: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    listed = list(entries)
-    start = int(parameters.get("NextToken") or 0)
-    end = start + min(int(parameters.get("MaxResults", PAGE)), PAGE)
-    return {key: listed[start:end], **({"NextToken": str(end)} if end < len(listed) else {})}
+def _matching(
+    entries: Iterable[dict[str, Any]], parameters: Mapping[str, Any], fields: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    return chosen(entries, parameters, lambda entry, name: [entry[fields[name]]] if name in fields else None)
 
 
 def _bad(name: str, field: str, value: str, want: str) -> BadInputError:

@@ -8,7 +8,7 @@ from typing import Any
 from tfscale.gpus import GpuTable
 from tfscale.modes.ec2_catalogue import Facts, node_labels
 from tfscale.modes.ec2_fleet import POOL_TAG
-from tfscale.testing.fake_ec2.fleet import SimulatedMachine
+from tfscale.testing.fake_ec2.machines import SimulatedMachine
 
 __all__ = ["node_of"]
 

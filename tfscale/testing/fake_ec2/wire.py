@@ -1,13 +1,12 @@
-"""The wire of the simulated cloud: a boto3 session whose requests are counted, may fail, and never leave the process."""
+"""The wire of the simulated cloud: a boto3 session whose requests are handed to whoever answers, and never leave the process."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections import Counter, defaultdict, deque
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -17,71 +16,33 @@ import boto3
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest, AWSResponse
 from botocore.compat import HTTPHeaders
-from botocore.exceptions import EndpointConnectionError, ReadTimeoutError, UnknownRegionError
 from botocore.loaders import Loader
 
 from tfscale.errors import BadInputError, Problem
+from tfscale.testing.fake_ec2.desk import Call
+from tfscale.testing.fake_ec2.faults import ApiError
 
-__all__ = [
-    "ACCESS_DENIED",
-    "LOST_REPLY",
-    "SERVER_ERROR",
-    "THROTTLED",
-    "UNREACHABLE",
-    "Answer",
-    "ApiError",
-    "Fault",
-    "Wire",
-    "moto_session",
-]
+__all__ = ["Handle", "Wire", "moto_session", "moto_stub"]
 
-Answer = Callable[[dict[str, Any]], Mapping[str, Any] | None]
-"""Takes the parameters of a call as boto3 got them and returns the reply as boto3 gives it; None leaves the call to moto."""
-
-
-class ApiError(Exception):
-    """What the simulated service refuses, with the code that EC2 uses."""
-
-    def __init__(self, code: str, message: str, *, status: int = 400) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """One way for a call to fail: with an error of the service, or with no reply at all."""
-
-    error: ApiError | None = None
-    """None: the caller gets no reply."""
-    committed: bool = False
-    """True: the call was carried out, only its reply is lost."""
-
-
-THROTTLED = Fault(error=ApiError("RequestLimitExceeded", "Request limit exceeded.", status=503))
-SERVER_ERROR = Fault(error=ApiError("InternalError", "An internal error has occurred", status=500))
-ACCESS_DENIED = Fault(error=ApiError("UnauthorizedOperation", "You are not authorized to perform this operation.", status=403))
-UNREACHABLE = Fault()
-LOST_REPLY = Fault(committed=True)
+Handle = Callable[[Call], Mapping[str, Any] | None]
+"""Returns the reply of one call, or None where it does not know the operation; raises ``ApiError``, or what botocore raises."""
+Stub = Callable[..., AWSResponse | None]
+"""Answers a raw request, or does not know it."""
 
 _PARAMETERS, _REPLY = "simulated.parameters", "simulated.reply"
 _ACCOUNT_KEY = "simulated"
 
 
 class Wire:
-    """Every call of one session passes here: counted, perhaps broken, answered by `answers` or by moto.
+    """Every call of one session passes here and is answered by `handle`, else by `stub`.
 
-    botocore's retries lie above, so each attempt counts and each may fail. EC2 of any other region is nowhere; the price list,
-    which is one for all regions, is here.
+    botocore's retries lie above, so each attempt counts and each may fail.
     """
 
-    def __init__(self, region: str, answers: Mapping[str, Answer]) -> None:
-        self._region = region
-        self._answers = answers
-        self._moto = _moto_stub()
-        self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
+    def __init__(self, region: str, handle: Handle, stub: Stub | None = None) -> None:
+        self._handle = handle
+        self._stub = stub
         self._context: dict[str, Any] = {}
-        self.requests: list[tuple[str, dict[str, Any]]] = []
         self.session = _session(region)
         events: Any = self.session.events  # the stubs know no handler that answers
         # Last, so that the client token which botocore fills in is among the parameters.
@@ -89,15 +50,6 @@ class Wire:
         events.register("request-created", self._note_context)
         events.register("before-send", self._send)
         events.register("after-call", self._fill_in)
-
-    @property
-    def calls(self) -> Counter[str]:
-        """Return how often each operation was called, retries and failures included."""
-        return Counter(operation for operation, _ in self.requests)
-
-    def fail_next(self, operation: str, fault: Fault, *, times: int = 1) -> None:
-        """Let the next `times` calls of this operation (``CreateFleet``) fail; faults queue up."""
-        self._faults[operation].extend([fault] * times)
 
     @staticmethod
     def _note_parameters(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
@@ -108,36 +60,25 @@ class Wire:
         self._context = request.context
 
     def _send(self, event_name: str, request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        operation = event_name.rpartition(".")[2]
-        parameters = self._context[_PARAMETERS]
-        self.requests.append((operation, parameters))
-        self._check_region(event_name)
-        fault = self._faults[operation].popleft() if self._faults[operation] else None
-        if fault and fault.error:
-            return _error(request, fault.error)
-        if fault and not fault.committed:
-            raise EndpointConnectionError(endpoint_url=request.url)
-        response = self._carry_out(operation, parameters, event_name, request)
-        if fault:
-            raise ReadTimeoutError(endpoint_url=request.url)
-        return response
-
-    def _check_region(self, event_name: str) -> None:
-        asked = self._context["client_region"]
-        if event_name.split(".")[1] == "ec2" and asked != self._region:
-            # Unlike a broken connection this is not worth a second attempt: readers would wait for half a minute of real time.
-            raise UnknownRegionError(region_name=asked, error_msg=f"The simulated cloud is {self._region}.")
-
-    def _carry_out(self, operation: str, parameters: dict[str, Any], event_name: str, request: AWSPreparedRequest) -> AWSResponse:
-        answer = self._answers.get(operation)
+        service, operation = event_name.split(".")[1:]
+        region: str = self._context["client_region"]
+        url, parameters = request.url or "", self._context[_PARAMETERS]
+        call = Call(service=service, operation=operation, region=region, url=url, parameters=parameters)
         try:
-            reply = answer(copy.deepcopy(parameters)) if answer else None
+            reply = self._handle(call)
         except ApiError as error:
             return _error(request, error)
         if reply is None:
-            return self._moto(event_name, request) or _error(request, ApiError("InvalidAction", f"{operation} is not simulated"))
-        self._context[_REPLY] = _copied(reply)
+            unknown = ApiError("InvalidAction", f"{operation} is not simulated")
+            return self._ask_stub(event_name, request) or _error(request, unknown)
+        self._context[_REPLY] = reply
         return _response(request, 200, "{}" if _speaks_json(request) else "<Reply/>")
+
+    def _ask_stub(self, event_name: str, request: AWSPreparedRequest) -> AWSResponse | None:
+        try:
+            return self._stub(event_name, request) if self._stub else None
+        except NotImplementedError:
+            return None
 
     @staticmethod
     def _fill_in(parsed: dict[str, Any], context: dict[str, Any], **_: object) -> None:
@@ -146,23 +87,16 @@ class Wire:
             parsed.update(context.pop(_REPLY))
 
 
-def _copied(value: Any) -> Any:  # noqa: ANN401 - any part of a reply
-    """Return a copy of a reply, whose leaves nobody can change; several times faster than ``copy.deepcopy``."""
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
-
-
 def moto_session(region: str) -> boto3.Session:
     """Return a session that talks to moto alone: for setting up, and for looking in without being counted."""
-    stub = _moto_stub()
+    stub = moto_stub()
     session = _session(region)
     events: Any = session.events
     events.register("before-send", stub)
     return session
 
 
-def _moto_stub() -> Callable[..., AWSResponse | None]:
+def moto_stub() -> Stub:
     """Return moto's answer to a raw request. ``mock_aws`` is not used: it would patch ``requests`` and the environment."""
     try:
         from moto.core.botocore_stubber import BotocoreStubber  # noqa: PLC0415 - moto is an extra and takes seconds to import
@@ -198,11 +132,11 @@ def _loader() -> Loader:
 
 
 def _without_mock_aws(core: botocore.session.Session) -> None:
-    """Take out what moto adds to every session: inside a ``mock_aws`` it would carry out each request a second time."""
-    from moto.core.models import botocore_stubber  # noqa: PLC0415 - moto is an extra and takes seconds to import
-
-    events: Any = core
-    events.unregister("before-send", botocore_stubber)
+    """Take out what moto, once imported, adds to every session: inside a ``mock_aws`` it would carry out each request twice."""
+    models = sys.modules.get("moto.core.models")
+    if models is not None:
+        events: Any = core
+        events.unregister("before-send", models.botocore_stubber)
 
 
 def _error(request: AWSPreparedRequest, error: ApiError) -> AWSResponse:
@@ -213,7 +147,9 @@ def _error(request: AWSPreparedRequest, error: ApiError) -> AWSResponse:
 
 
 def _speaks_json(request: AWSPreparedRequest) -> bool:
-    return "X-Amz-Target" in request.headers
+    # The others get a form and answer in XML.
+    content: Any = request.headers.get("Content-Type", b"")
+    return b"form-urlencoded" not in (content if isinstance(content, bytes) else content.encode())
 
 
 def _response(request: AWSPreparedRequest, status: int, body: str) -> AWSResponse:

@@ -10,7 +10,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tfscale.model import Offer
-from tfscale.modes.ec2_fleet import UNFULFILLABLE, fleet_parameters, refusals_of_fleet
+from tfscale.modes.ec2_fleet import fleet_parameters, refusals_of_fleet
+from tfscale.modes.ec2_refusals import UNFULFILLABLE
 from tfscale.modes.nodeclaim_labels import NODE_POOL
 from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedMachine
 from tfscale.testing.fake_karpenter.objects import Claim
@@ -57,10 +58,9 @@ class Machines:
         The uid of the claim makes the token: a call whose reply was lost launches nothing more when it is made again.
         """
         parameters = fleet_parameters(
+            [({"LaunchTemplateName": self._cloud.launch_template}, offers)],
             offers,
             count=1,
-            template={"LaunchTemplateName": self._cloud.launch_template},
-            subnets={},
             tags={CLAIM_UID: claim.uid, "karpenter.sh/nodeclaim": claim.name, NODE_POOL: claim.pool, "Name": claim.name},
             token_of=[claim.uid],
         )

@@ -1,0 +1,65 @@
+"""What may be bought now: names that stand for more than one offer, and offers of which there are only some."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand
+from tfscale.market import Supply, set_aside, usable
+from tfscale.model import Offer, SetAside
+from tfscale.slicing import shop
+
+SPOT = replace(T4, capacity_type="spot", price_micro_usd=200_000)
+PLACED = replace(T4, subnets=("subnet-1", "subnet-2"))
+
+
+def left(names: tuple[str, ...], *offers: Offer) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the offers, with their subnets, that may be bought while these names are set aside."""
+    pool = replace(POOL, set_aside=tuple(SetAside(offer=name, until_s=NOW_S + 1, reason="full") for name in names))
+    return [(offer.id, offer.subnets) for offer in usable(cluster(), pool, Supply(offers=offers)).offers]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ((), [(PLACED.id, ("subnet-1", "subnet-2")), (SPOT.id, ())]),
+        (("*/*/spot",), [(PLACED.id, ("subnet-1", "subnet-2"))]),
+        (("subnet-1",), [(PLACED.id, ("subnet-2",)), (SPOT.id, ())]),
+        (("subnet-1", "subnet-2"), [(SPOT.id, ())]),
+        ((T4.id,), [(SPOT.id, ())]),
+        ((T4.instance_type,), []),
+    ],
+)
+def test_a_name_leaves_out_all_that_it_stands_for(names: tuple[str, ...], expected: list[tuple[str, tuple[str, ...]]]) -> None:
+    """An offer, a type, a capacity type, or a subnet; an offer without a subnet left is out."""
+    assert expected == left(names, PLACED, SPOT)
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [(T4.id, POOL.set_aside_s), ("*/*/spot", POOL.set_aside_s), ("subnet-1", POOL.set_aside_s), ("t", 3_600)]
+)
+def test_only_what_was_paid_for_is_left_out_for_an_hour(name: str, seconds: int) -> None:
+    """An instance type alone is what did not become a node."""
+    assert NOW_S + seconds == set_aside(POOL, NOW_S, name, "why").until_s
+
+
+@given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 8))
+def test_no_more_is_bought_of_an_offer_than_there_is(counts: list[int], pods: int) -> None:
+    """Reserved machines are taken first, each reservation for as many as it has, and the rest is bought elsewhere."""
+    reserved = [
+        replace(T4, capacity_type="reserved", reservation=f"cr-{number}", count_max=count, price_micro_usd=50)
+        for number, count in enumerate(counts)
+    ]
+    whole = replace(HALF, vram_mib=16_000)
+    shopping = shop([demand(f"p{number}", whole) for number in range(pods)], [*reserved, L4], pool="inference")
+    bought = Counter(purchase.offer.id for purchase in shopping.purchases)
+
+    assert min(sum(counts), pods) == sum(bought[offer.id] for offer in reserved)
+    assert pods == bought.total()
+    assert [] == [offer.id for offer in reserved if bought[offer.id] > (offer.count_max or 0)]
+    assert [] == [one for one in shopping.purchases if any(other.count_max is not None for other in one.alternatives[1:])]

@@ -1,0 +1,114 @@
+"""The modes of all pools: opened, kept open from round to round, and asked what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tfscale.decide import Supply
+from tfscale.errors import BadInputError, CredentialsError, ModeError, Problem
+from tfscale.model import Machine, Pool
+from tfscale.modes.base import ModeContext, ScalingMode
+from tfscale.modes.guarded import guarded
+
+__all__ = ["REJECTED_FOR_S", "FindMode", "OpenModes", "Opened", "ask"]
+
+REJECTED_FOR_S = 60
+"""How long a cloud that rejected our credentials is left alone. Each round would be refused again."""
+
+
+class FindMode(Protocol):
+    """Finds the class of a mode by its name; `where` and `field` say who names it."""
+
+    def __call__(self, name: str, *, where: str, field: str) -> type[ScalingMode]:
+        """Return the class, or raise ``BadInputError``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A mode that was opened for a pool. With problems it is asked what it launched, but buys nothing."""
+
+    rules: Pool
+    mode: ScalingMode | None
+    problems: tuple[Problem, ...] = ()
+    failure: ModeError | None = None
+    """Why it could not be opened, could not tell its problems, or is left alone."""
+    rejected_s: int | None = None
+    """When its cloud rejected our credentials."""
+
+    @property
+    def usable(self) -> ScalingMode | None:
+        """The mode, unless its cloud is left alone."""
+        return None if isinstance(self.failure, CredentialsError) else self.mode
+
+    def keeps(self, rules: Pool, now_s: int) -> bool:
+        """Return whether it need not be opened again, or not yet."""
+        if self.rules != rules:
+            return False
+        if self.rejected_s is None:
+            return not self.problems and self.failure is None
+        # A clock that was set back must not make it long.
+        return 0 <= now_s - self.rejected_s < REJECTED_FOR_S
+
+
+class OpenModes:
+    """The modes of one process. `find` finds the class of a mode, `context_of` makes what it is opened with."""
+
+    def __init__(self, find: FindMode, context_of: Callable[[Pool], ModeContext]) -> None:
+        self._find = find
+        self._context_of = context_of
+        self._open: dict[str, Opened] = {}
+
+    def of(self, pools: Iterable[Pool], now_s: int) -> dict[str, Opened]:
+        """Return an open mode for each pool, or what is wrong with it. It is opened again when the pool's rules changed."""
+        opened: dict[str, Opened] = {}
+        for pool in pools:
+            rules = replace(pool, set_aside=(), deleting=False, guarded=False)
+            known = self._open.get(pool.name)
+            opened[pool.name] = known if known and known.keeps(rules, now_s) else self._opened(pool, rules)
+        self._open = opened
+        return opened
+
+    def usable(self) -> dict[str, ScalingMode]:
+        """Return those that may be asked and told something."""
+        return {name: mode for name, one in self._open.items() if (mode := one.usable)}
+
+    def leave_alone(self, failures: Mapping[str, ModeError], now_s: int) -> None:
+        """Ask no cloud that rejected our credentials for a while. Then its mode is opened anew, and they are read anew."""
+        for name, error in failures.items():
+            known = self._open.get(name)
+            if isinstance(error, CredentialsError) and known and known.rejected_s is None:
+                self._open[name] = replace(known, failure=error, rejected_s=now_s)
+
+    def _opened(self, pool: Pool, rules: Pool) -> Opened:
+        mode: ScalingMode | None = None
+        try:
+            found = self._find(pool.mode, where=f"gpupool {pool.name}", field="spec.mode")
+            mode = guarded(found).open(self._context_of(pool))
+            return Opened(rules=rules, mode=mode, problems=tuple(mode.check()))
+        except BadInputError as error:
+            return Opened(rules=rules, mode=mode, problems=error.problems)
+        except ModeError as error:
+            return Opened(rules=rules, mode=mode, failure=error)
+
+
+def ask(opened: Mapping[str, Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:
+    """Return machines and offers by pool, and the errors; a pool whose mode gives no answer has only its error."""
+    machines: dict[str, Sequence[Machine]] = {}
+    supplies: dict[str, Supply] = {}
+    errors: dict[str, ModeError] = {}
+    for name, one in opened.items():
+        if one.failure is not None:
+            errors[name] = one.failure
+        mode = one.usable
+        if mode is None:
+            continue
+        try:
+            machines[name] = mode.observe()
+            offers = () if one.problems else mode.offers()
+            supplies[name] = Supply(offers=offers, reclaims_idle=mode.reclaims_idle, in_cluster=mode.in_cluster)
+        except ModeError as error:
+            errors[name] = error
+    return machines, supplies, errors
