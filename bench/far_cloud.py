@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from botocore.exceptions import BotoCoreError
-
 from tfscale.testing.fake_ec2 import ApiError, MemoryCloud, SimulatedType
 from tfscale.testing.fake_ec2.desk import Call
 from tfscale.testing.fake_ec2.wire import Wire
@@ -65,6 +63,11 @@ class FarCloud:
         found: list[dict[str, Any]] = self._ask("nodes")
         return found
 
+    def states(self) -> Counter[str]:
+        """Return how many machines that were ever launched are in which state."""
+        found: Counter[str] = self._ask("states")
+        return found
+
     def counted(self) -> tuple[Counter[str], Counter[str]]:
         """Return how often each operation was called, and how often it was throttled, since the last time."""
         found: tuple[Counter[str], Counter[str]] = self._ask("counted")
@@ -89,6 +92,7 @@ def _serve(pipe: Connection, types: Sequence[SimulatedType]) -> None:
         "call": cloud.answer,
         "advance": cloud.advance,
         "nodes": cloud.nodes,
+        "states": lambda: Counter(machine.state for machine in cloud.machines),
         "counted": lambda: _counted(cloud),
     }
     while True:
@@ -100,8 +104,6 @@ def _serve(pipe: Connection, types: Sequence[SimulatedType]) -> None:
             pipe.send((answers[name](*arguments), None))
         except ApiError as error:
             pipe.send((None, (error.code, str(error), error.status)))
-        except BotoCoreError as error:
-            pipe.send((None, ("InternalError", str(error), 500)))
 
 
 def _counted(cloud: MemoryCloud) -> tuple[Counter[str], Counter[str]]:

@@ -18,7 +18,7 @@ from tfscale.kube.crds import OUR_KINDS, definition
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
 from tfscale.kube.records import batch_settled, read_batch, read_node_request, write_batch, write_request
 from tfscale.lifecycle import State
-from tfscale.model import LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
+from tfscale.model import Disruption, LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
 from tfscale.status import PoolStatus
 
 GPUS = GpuTable()
@@ -32,7 +32,8 @@ POOL = Pool(
 )
 REQUEST = NodeRequest(
     name="r", pool="p", mode="ec2", batch="b", state=State.READY, nominated=("uid",), machine_id="i-1", offer="o", node="n",
-    launched_s=1, conditions=updated((), of_request(State.READY), now_s=1),
+    launched_s=1, drain=Disruption(since_s=1, ends_s=2, event="Rebalance", why="it is wanted"),
+    conditions=updated((), of_request(State.READY), now_s=1),
 )  # fmt: skip
 BATCH = LaunchBatch(name="b", pool="p", mode="ec2", requests=("r",), parameters={}, offers=("o",), created_s=1)
 STATUS = PoolStatus(

@@ -86,7 +86,7 @@ def test_room_on_a_node_on_its_way_is_kept_for_later_pods() -> None:
 
 def test_the_same_decision_gives_the_same_names_at_another_time() -> None:
     """A second process that decides the same a moment later collides on its requests. Its batch is another order."""
-    first, later = (plan_for(cluster(demands=(demand("p"),), now_s=now_s), T4) for now_s in (NOW_S, NOW_S + 7))
+    first, later = (plan_for(cluster(demands=(demand("p"),), moment=moment), T4) for moment in ("a1", "b1"))
 
     assert [one.name for one in only(first, Launch).requests] == [one.name for one in only(later, Launch).requests]
     assert only(first, Launch).batch != only(later, Launch).batch

@@ -23,10 +23,15 @@ def test_gone_is_final(event: Event) -> None:
     assert State.GONE is after(State.GONE, event)
 
 
-@pytest.mark.parametrize("state", [State.LAUNCHED, State.REGISTERED, State.READY, State.TERMINATING])
+@pytest.mark.parametrize("state", [State.LAUNCHED, State.REGISTERED, State.READY, State.DRAINING, State.TERMINATING])
 def test_a_request_with_a_machine_goes_only_after_the_machine(state: State) -> None:
     """Nothing but the machine's end leads to GONE."""
     assert [Event.MACHINE_GONE] == [event for event in Event if after(state, event) is State.GONE]
+
+
+def test_a_node_that_has_to_go_takes_no_work_again() -> None:
+    """Whatever its node reports, it is emptied and given back."""
+    assert {State.DRAINING, State.TERMINATING, State.GONE} == {after(State.DRAINING, event) for event in Event}
 
 
 def test_a_terminating_node_never_comes_back() -> None:

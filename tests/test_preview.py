@@ -16,7 +16,7 @@ from tfscale.dump import Dump, read_dump
 from tfscale.errors import BadInputError
 from tfscale.kube.port import GPU_POOLS, NODE_CLAIMS, NODE_CLASSES, NODE_REQUESTS, NODES, Json, Kind
 from tfscale.lifecycle import State
-from tfscale.model import GpuSlice, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, NodeRequest, Offer
 from tfscale.plan import (
     Action,
     Admit,
@@ -24,6 +24,7 @@ from tfscale.plan import (
     Advance,
     Assign,
     Avoid,
+    Drain,
     Drop,
     Forget,
     Launch,
@@ -267,6 +268,11 @@ ACTIONS: list[tuple[Action, str, dict[str, object]]] = [
         Launch(pool="p", batch="b", requests=(REQUEST,), pods=(("x/b", "x/a"),), offers=(OFFER,), why="y"),
         "buy",
         {"batch": "b", "nodes": 1, "offers": ["t/z/spot"], "usd_per_hour_each": None, "pods": ["x/a", "x/b"]},
+    ),
+    (
+        Drain(pool="p", request=REQUEST, node="n", pods=(Guest(id="x/a", uid="u", demand=None),), why="y"),
+        "drain",
+        ABOUT_REQUEST | {"pods": ["x/a"]},
     ),
     (Terminate(pool="p", request=REQUEST, node="n", event=None, why="y"), "return", ABOUT_REQUEST),
     (Release(pool="p", request=REQUEST, node="n", overdue=False, why="y"), "free", ABOUT_REQUEST),

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 from tfscale.conditions import of_request, updated
 from tfscale.errors import CredentialsError, LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
+from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import remembered, set_aside
@@ -27,6 +29,7 @@ from tfscale.plan import (
     Advance,
     Assign,
     Avoid,
+    Drain,
     Drop,
     Forget,
     Launch,
@@ -38,6 +41,7 @@ from tfscale.plan import (
     Replay,
     Terminate,
     Unguard,
+    some,
 )
 
 __all__ = ["Outcome", "apply"]
@@ -99,8 +103,17 @@ def _attempt(action: A, do: Callable[[A], Outcome]) -> Outcome:
     try:
         return do(action)
     except TfscaleError as error:
-        log.warning("%s: %s", action, error)
+        if not isinstance(error, _TOLD):
+            log.warning("%s: %s", action, error)
         return Outcome(action=action, done=False, error=error)
+
+
+class _NoModeError(ModeError):
+    """The mode of a pool could not be opened, or its cloud is left alone."""
+
+
+_TOLD = (CredentialsError, _NoModeError)
+"""What the loop tells of the pool, once for as long as it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,8 @@ class _Hands:
                 self.kube.patch(NODES, action.node, convert.idle_mark(action.since_s))
             case Launch():
                 return self._launch(action)
+            case Drain():
+                return self._drain(action)
             case Forget():
                 return self._forget(action)
             case Drop():
@@ -250,7 +265,8 @@ class _Hands:
         # Read again: an earlier action of this plan may have written it.
         written = convert.read_set_aside(self.kube.get(GPU_POOLS, pool_name))
         pool = replace(self._pool(pool_name), set_aside=written)
-        alive = {"", *(demand.uid for demand in self.cluster.demands)}
+        guests = chain.from_iterable(self.cluster.guests.values())
+        alive = {"", *(demand.uid for demand in self.cluster.demands), *(guest.uid for guest in guests)}
         entries = {(entry.offer, entry.pod): entry for entry in remembered(pool, now_s) if entry.pod in alive}
         entries = {key: entry for key, entry in entries.items() if key[1] or key[0] not in given}
         for offer, uid, reason in listed:
@@ -287,7 +303,7 @@ class _Hands:
                 self._mode(pool).terminate(ids)
         except TfscaleError as failure:
             # The intention is written: the next tick asks again.
-            if not isinstance(failure, CredentialsError):  # which the loop tells, once
+            if not isinstance(failure, _TOLD):
                 log.warning("return %s: %s", ", ".join(ids), failure)
             error = failure
         for outcome in prepared:
@@ -304,6 +320,20 @@ class _Hands:
             ended = replace(action.request, state=after(action.request.state, action.event))
             self._write_status(ended, event=action.event, why=action.why)
         return Outcome(action=action, done=True)
+
+    def _drain(self, action: Drain) -> Outcome:
+        """Take the node out of service, write that it has to go, and only then ask pods to leave."""
+        news = action.request not in self.cluster.requests
+        if news:
+            # Before the status, which makes it old news: a crash in between sets it aside for longer, not never.
+            self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
+        # Again each time: somebody may have put it back into service.
+        take_out_of_service(self.kube, action.node)
+        if news:
+            self._write_status(action.request, why=action.why)
+        kept = evict(self.kube, action.pods)
+        note = f"not allowed to go yet: {some(kept)}" if kept else ""
+        return Outcome(action=action, done=news or len(kept) < len(action.pods), note=note)
 
     def _release(self, action: Release) -> Outcome:
         if not action.overdue and not self._pods_on(action.node):
@@ -341,4 +371,4 @@ class _Hands:
         try:
             return self.modes[pool]
         except KeyError:
-            raise ModeError(f"the mode of pool {pool} is not available") from None
+            raise _NoModeError(f"the mode of pool {pool} is not available") from None

@@ -78,8 +78,9 @@ def _run(settings: Settings) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    # What botocore fails to fetch fails the call too, which is told, and once.
-    logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
+    if settings.log_level != "debug":
+        # What botocore fails to fetch fails the call too, which is told, and once. It would add a traceback each time.
+        logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
     if settings.version:
         print(f"tfscale {__version__}")
         return Exit.DONE

@@ -2,7 +2,7 @@
 
 ::
 
-    records  ->  who holds what  ->  place on nodes  ->  keep for nodes on their way  ->  buy  ->  give idle nodes back
+    records  ->  who holds what  ->  place on nodes  ->  keep for nodes on their way  ->  buy  ->  empty  ->  give back
 
 Nothing is read, written or timed here. The same input gives the same plan, in whatever order its parts come.
 """
@@ -10,12 +10,16 @@ Nothing is read, written or timed here. The same input gives the same plan, in w
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from tfscale.lifecycle import Event, State
+from tfscale.draining import displaced, drains, reserved, taken_back
+from tfscale.giving_back import Timed, free, idle, release, returns
+from tfscale.lifecycle import State
 from tfscale.market import Stock, Supply, set_aside, usable, within
 from tfscale.model import Cluster, Demand, Node, NodeRequest, Pool, SetAside
+from tfscale.orphans import digest
 from tfscale.plan import (
     Action,
     Admit,
@@ -23,17 +27,14 @@ from tfscale.plan import (
     Avoid,
     Forget,
     Launch,
-    MarkIdle,
     Nominate,
     Plan,
-    Release,
     Terminate,
-    Unguard,
     Unmet,
     usd,
 )
-from tfscale.records import Book, Policy, digest, keep_book
-from tfscale.slicing import Packing, Placed, Purchase, imagine, pack, shop
+from tfscale.records import Book, Policy, keep_book
+from tfscale.slicing import Left, Packing, Placed, Purchase, imagine, pack, shop
 
 __all__ = ["Policy", "Supply", "decide"]
 
@@ -70,42 +71,50 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
         cluster, pool, offers, replace(policy, machine_lag_s=0, orphan_s=0) if supply and supply.in_cluster else policy
     )
 
-    nodes = _usable_nodes(cluster, pool, book)
-    on_nodes = pack(demands, nodes, pinned=_nominations(book, {name: node.name for name, node in book.nodes.items()}))
-    missing = {left.demand.uid: left.reasons for left in on_nodes.left}
-    avoid = _misfits(cluster, pool, book, on_nodes)
-    out = (*pool.set_aside, *avoid.entries, *_late(cluster, pool, book))
+    nodes, lost = _usable_nodes(cluster, pool, book), taken_back(cluster, book)
+    bought_for = _nominations(book, {name: node.name for name, node in book.nodes.items()})
+    moves = reserved(displaced(cluster, book), nodes, bought_for)
+    on_nodes = pack(demands, moves.nodes, pinned=bought_for)
+    moves = moves.beside(on_nodes)
+    chosen = {placed.node for placed in on_nodes.placed}
+    homeless = (*on_nodes.left, *moves.left)
+    missing = {left.demand.uid: left.reasons for left in homeless}
+    avoid = _misfits(cluster, pool, book, homeless, chosen | {*moves.housed.values()})
+    out = (*pool.set_aside, *avoid.entries, *_late(cluster, pool, book, lost))
     stock = usable(cluster, replace(pool, set_aside=out), supply or Supply())
 
     coming, silent = _coming(book, pool), _silent(cluster.now_s, nodes, policy)
     promised = _promised(book, coming, missing.keys())
-    waiting = [stock.wish(left.demand) for left in on_nodes.left if left.demand.uid not in promised]
+    waiting = [stock.wish(left.demand) for left in homeless if left.demand.uid not in promised]
     on_the_way = pack(waiting, [*coming, *silent], pinned=_nominations(book, {node.name: node.name for node in coming}))
     unserved = [left.demand for left in on_the_way.left]
 
-    freed = _free(cluster, pool, book, {placed.node for placed in on_nodes.placed})
+    freed = free(cluster, pool, book, chosen)
+    running = {demand.uid for demand in moves.demands}
     doubt = _doubt(nodes, silent)
     bought = _held(unserved, doubt) if doubt else _buy(cluster, pool, book, stock, supply, unserved)
-    idle = _idle(cluster, pool, book, {placed.node for placed in on_nodes.placed}) if _returns(pool, supply) else _Timed()
+    awaited = chosen | moves.nodes_awaited(cluster, bought_for)
+    unused = idle(cluster, pool, book, awaited) if returns(pool, supply) else Timed()
     return Plan(
         actions=(
             *book.actions,
             *(_assign(placed, pool) for placed in on_nodes.placed),
             *avoid.actions,
             *freed.actions,
-            *idle.actions,
+            *unused.actions,
             *_nominate(book, coming, on_the_way),
             *bought.actions,
-            *_release(cluster, pool),
+            *drains(cluster, pool, book, housed=moves.housed, lost=lost),
+            *release(cluster, pool),
         ),
         unmet=tuple(
             Unmet(pool=pool.name, pod=demand.id, reasons=tuple(dict.fromkeys((*bought.left[demand.uid], *missing[demand.uid]))))
             for demand in unserved
-            if demand.uid in bought.left
+            if demand.uid in bought.left and demand.uid not in running
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
         problems=(*book.problems.values(), *book.doubts),
-        recheck_s=_earliest((book.recheck_s, idle.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
+        recheck_s=_earliest((book.recheck_s, unused.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
 
@@ -117,6 +126,7 @@ def _usable_nodes(cluster: Cluster, pool: Pool, book: Book) -> list[Node]:
     """Return the pool's nodes; one that is not complete yet, or whose machine is on its way out, takes no pod."""
     fences = {r.machine_id: "not all of it is there yet" for r in book.requests if r.state in {State.LAUNCHED, State.REGISTERED}}
     fences |= {r.machine_id: "its machine is being given back" for r in book.requests if r.state is State.TERMINATING}
+    fences |= {r.machine_id: "it is being emptied" for r in book.requests if r.state is State.DRAINING}
     fences |= {action.request.machine_id: "it was not admitted yet" for action in book.actions if isinstance(action, Admit)}
     fences |= {
         action.request.machine_id: "its machine is gone" for action in book.actions if isinstance(action, Forget) and action.node
@@ -192,14 +202,14 @@ class _Misfits:
     entries: tuple[SetAside, ...]
 
 
-def _misfits(cluster: Cluster, pool: Pool, book: Book, on_nodes: Packing) -> _Misfits:
+def _misfits(cluster: Cluster, pool: Pool, book: Book, homeless: Iterable[Left], placed: AbstractSet[str]) -> _Misfits:
     """Find nodes that are there, empty, and fit none of the waiting pods they were bought for.
 
     A node can be smaller than its offer, or carry a taint or lack a label that the offer did not tell of. The same would be
     bought again and again.
     """
-    left = {item.demand.uid: item for item in on_nodes.left}
-    chosen = {placed.node for placed in on_nodes.placed} | {action.node for action in book.actions if isinstance(action, Admit)}
+    left = {item.demand.uid: item for item in homeless}
+    chosen = placed | {action.node for action in book.actions if isinstance(action, Admit)}
     actions = []
     for request in book.requests:
         node = book.nodes.get(request.name)
@@ -216,10 +226,12 @@ def _misfits(cluster: Cluster, pool: Pool, book: Book, on_nodes: Packing) -> _Mi
     return _Misfits(actions=tuple(actions), entries=tuple(entries))
 
 
-def _late(cluster: Cluster, pool: Pool, book: Book) -> list[SetAside]:
-    """Return what `apply` will set aside for machines whose nodes never came or never became ready."""
+def _late(cluster: Cluster, pool: Pool, book: Book, lost: Mapping[str, Iterable[str]]) -> list[SetAside]:
+    """Return what `apply` will set aside: for nodes that never came or never became ready, and what a cloud takes back."""
     ended = (action for action in book.actions if isinstance(action, Terminate | Forget))
-    return [set_aside(pool, cluster.now_s, offer, action.why) for action in ended for offer in action.disappointing]
+    reasons = [(offer, action.why) for action in ended for offer in action.disappointing]
+    reasons += [(offer, "its cloud takes it back") for offers in lost.values() for offer in offers]
+    return [set_aside(pool, cluster.now_s, offer, why) for offer, why in dict(reasons).items()]
 
 
 def _assign(placed: Placed, pool: Pool) -> Assign:
@@ -275,7 +287,7 @@ def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply 
             left[placed.demand.uid] = (*obstacles, *left[placed.demand.uid])
             retries_s.append(retry_s)
     requests = _requests(cluster, pool, shopping.purchases)
-    launches = _launches(cluster.now_s, pool, shopping.purchases, requests)
+    launches = _launches(cluster, pool, shopping.purchases, requests)
     return _Bought(actions=tuple(launches), left=left, retry_s=_earliest(retries_s))
 
 
@@ -295,18 +307,18 @@ def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> li
     return requests
 
 
-def _launches(now_s: int, pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
+def _launches(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
     """Return one call for all purchases that accept the same offers, or some where one record could not hold it."""
     groups: dict[tuple[str, ...], list[tuple[NodeRequest, Purchase]]] = {}
     for purchase, request in zip(purchases, requests, strict=True):
         groups.setdefault(tuple(offer.id for offer in purchase.alternatives), []).append((request, purchase))
     lists = [sorted(members, key=lambda member: member[0].name) for members in groups.values()]
-    return [_launch(now_s, pool, some[at : at + CALL_MOST]) for some in lists for at in range(0, len(some), CALL_MOST)]
+    return [_launch(cluster, pool, some[at : at + CALL_MOST]) for some in lists for at in range(0, len(some), CALL_MOST)]
 
 
-def _launch(now_s: int, pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
-    # The time makes it another batch where the same pods are bought for again: machines carry its name.
-    batch = f"{pool.name}-{digest(str(now_s), *(request.name for request, _ in members))}"
+def _launch(cluster: Cluster, pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
+    # Another batch where the same pods are bought for again: machines carry its name.
+    batch = f"{pool.name}-{digest(str(cluster.now_s), cluster.moment, *(request.name for request, _ in members))}"
     offers = members[0][1].alternatives
     dearer = next((offer for offer in offers if offer.instance_type != offers[0].instance_type), None)
     best = f"next best {dearer.instance_type} at {usd(dearer.price_micro_usd)}" if dearer else "no other type that is wanted fits"
@@ -318,85 +330,6 @@ def _launch(now_s: int, pool: Pool, members: Sequence[tuple[NodeRequest, Purchas
         offers=offers,
         why=f"cheapest that fits; {best}",
     )
-
-
-# --- giving back ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Timed:
-    """Actions, and when time alone asks for more."""
-
-    actions: tuple[Action, ...] = ()
-    recheck_s: int | None = None
-
-
-def _free(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Timed:
-    """Leave nodes that were kept for their first pod to whoever removes idle nodes. `chosen` get a pod in this plan."""
-    machines = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
-    actions: list[Action] = []
-    due: list[int] = []
-    for request in book.requests:
-        machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
-        if machine is None or machine.protected_until_s is None or machine.stopping:
-            continue
-        used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
-        if not used and cluster.now_s < machine.protected_until_s:
-            due.append(machine.protected_until_s)
-            continue
-        actions.append(
-            Release(
-                pool=pool.name,
-                request=request,
-                node=node.name if node else "",
-                overdue=not used,
-                why="it has its first pod" if used else "no pod came for it in time",
-            )
-        )
-    return _Timed(actions=tuple(actions), recheck_s=min(due, default=None))
-
-
-def _returns(pool: Pool, supply: Supply | None) -> bool:
-    return supply is not None and (pool.deleting or not supply.reclaims_idle)
-
-
-def _idle(cluster: Cluster, pool: Pool, book: Book, chosen: set[str]) -> _Timed:
-    """Mark nodes that nobody uses, and give back those that were marked long enough ago. `chosen` get a pod in this plan."""
-    actions: list[Action] = []
-    due: list[int] = []
-    ready = [r for r in book.requests if r.state is State.READY and r.name in book.nodes and r.name not in book.problems]
-    for request in ready:
-        node = book.nodes[request.name]
-        busy = node.name in chosen or any(not pod.daemon for pod in node.pods)
-        if busy:
-            if node.idle_since_s is not None:
-                actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=None, why="it has work again"))
-            continue
-        since_s = cluster.now_s if node.idle_since_s is None else node.idle_since_s
-        if cluster.now_s - since_s >= pool.idle_after_s or pool.deleting:
-            actions.append(
-                Terminate(
-                    pool=pool.name,
-                    request=request,
-                    node=node.name,
-                    event=Event.IDLE,
-                    why=f"idle for {cluster.now_s - since_s} s",
-                )
-            )
-            continue
-        due.append(since_s + pool.idle_after_s)
-        if node.idle_since_s is None:
-            actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=since_s, why="no pod is left on it"))
-    return _Timed(actions=tuple(actions), recheck_s=min(due, default=None))
-
-
-def _release(cluster: Cluster, pool: Pool) -> list[Action]:
-    """Let a pool that is being deleted go once nothing is recorded or listed that was bought for it."""
-    owners = {*(request.pool for request in cluster.requests), *(batch.pool for batch in cluster.batches)}
-    machines = cluster.machines.get(pool.name)
-    if not pool.deleting or not pool.guarded or pool.name in owners or machines is None or machines:
-        return []
-    return [Unguard(pool=pool.name, why="nothing is left that was bought for it")]
 
 
 def _earliest(times_s: Iterable[int | None]) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tfscale.errors import BadInputError, ClusterError, ModeError, NotFoundError, Problem
-from tfscale.finding import Finding
+from tfscale.errors import BadInputError, ClusterError, ModeError, NotFoundError
+from tfscale.finding import Finding, of_problems
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import read_pools
 from tfscale.kube.port import GPU_POOLS, Kube
@@ -39,7 +39,7 @@ def findings(
     pools, problems = read_pools(asked.values(), gpus=gpus)
     return [
         *_missing(names, asked),
-        *(_wrong(problem, problem.where.removeprefix("gpupool ")) for problem in problems),
+        *(finding for one in problems for finding in of_problems(one.where.removeprefix("gpupool "), [one])),
         *(finding for pool in pools for finding in _examined(pool, mode_of, open_with)),
     ]
 
@@ -53,21 +53,12 @@ def _missing(names: Sequence[str], there: Iterable[str]) -> Iterator[Finding]:
 
 
 def _examined(pool: Pool, mode_of: FindMode, open_with: Callable[[Pool], ModeContext]) -> Iterator[Finding]:
-    """Yield what a mode finds: its check, and what its own doctor says where it has one."""
+    """Yield what a mode finds."""
     try:
         found = mode_of(pool.mode, where=f"gpupool {pool.name}", field="spec.mode")
         mode: Any = guarded(found).open(open_with(pool))
-        problems: Sequence[Problem] = mode.check()
-        if not problems:
-            yield Finding(pool=pool.name, check="options", verdict="ok", says=f"the mode {pool.mode} finds nothing wrong")
-        yield from (_wrong(problem, pool.name) for problem in problems)
         yield from mode.examine()
     except BadInputError as error:
-        yield from (_wrong(problem, pool.name) for problem in error.problems)
+        yield from of_problems(pool.name, error.problems)
     except (ModeError, ClusterError) as error:
         yield Finding(pool=pool.name, check="mode", verdict="fail", says=str(error), fix="see the pool's condition Ready")
-
-
-def _wrong(problem: Problem, pool: str) -> Finding:
-    says = f"{problem.field} is {problem.value!r}"
-    return Finding(pool=pool, check="options", verdict="fail", says=says, fix=f"want {problem.want}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-__all__ = ["Finding", "Verdict", "table"]
+from tfscale.errors import Problem
+
+__all__ = ["Finding", "Verdict", "of_check", "of_problems", "table"]
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -28,6 +30,20 @@ class Finding:
     def as_json(self) -> dict[str, str]:
         """Return it as plain values."""
         return asdict(self)
+
+
+def of_problems(pool: str, problems: Iterable[Problem]) -> list[Finding]:
+    """Return the problems of a pool as findings."""
+    return [
+        Finding(pool=pool, check="options", verdict="fail", says=f"{one.field} is {one.value!r}", fix=f"want {one.want}")
+        for one in problems
+    ]
+
+
+def of_check(pool: str, mode: str, problems: Sequence[Problem]) -> list[Finding]:
+    """Return what a mode's check found, which may be nothing."""
+    fine = Finding(pool=pool, check="options", verdict="ok", says=f"the mode {mode} finds nothing wrong")
+    return of_problems(pool, problems) or [fine]
 
 
 def table(findings: Iterable[Finding]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,7 @@ def reconciler(
             prefix=prefix,
             policy=policy,
             epoch=epoch,
+            identity=f"{secrets.token_hex(4)}-",
             # What another process wrote a moment ago must be in there.
             on_lead=kube.resync,
         )

@@ -18,14 +18,17 @@ from tfscale.selectors import Requirement, Taint, Toleration
 
 __all__ = [
     "CARD_MILLI",
+    "DISRUPTED",
     "INSTANCE_TYPE",
     "RECOVER",
     "UNREGISTERED",
     "BoundPod",
     "Cluster",
     "Demand",
+    "Disruption",
     "Gpu",
     "GpuSlice",
+    "Guest",
     "LaunchBatch",
     "Limits",
     "Machine",
@@ -43,6 +46,8 @@ INSTANCE_TYPE = "node.kubernetes.io/instance-type"
 """The well-known label of a node's instance type."""
 UNREGISTERED = "tfscale.io/unregistered"
 """The taint that our nodes come with; it is taken off when all of a node is there."""
+DISRUPTED = "tfscale.io/disrupted"
+"""The taint of a node that is to go. Whoever puts it on a node of ours asks for just that."""
 RECOVER = "tfscale.io/recover-orphans"
 """The annotation of a pool by which somebody says that machines without a record are its own: ``true``."""
 CARD_MILLI = 1_000
@@ -141,6 +146,21 @@ class BoundPod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A pod on a node that is to be emptied. Pods that belong to the node are none."""
+
+    id: str
+    uid: str
+    demand: Demand | None
+    """What it will ask for again, as if it waited now; None for a pod that others place, or that cannot be read."""
+    leaving: bool = False
+    held: bool = False
+    """Not to be disturbed while that can be helped: its annotation ``do-not-disrupt`` says so."""
+    stays: bool = False
+    """Placed by others and tolerating what keeps pods away: asked to go, it might come back here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A node with what it can hold and what it holds. The packer also takes nodes that are only imagined."""
 
@@ -175,9 +195,8 @@ class Offer:
     gpu_model: str = ""
     gpu_count: int = 0
     vram_mib: int = 0
-    """Of one card."""
     mtflops: int = 0
-    """Of one card."""
+    """As ``vram_mib`` of one card."""
     cpu_milli: int
     memory_mib: int
     pods_max: int = 110
@@ -240,6 +259,17 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disruption:
+    """Since when a node has to go although pods are on it, and why."""
+
+    since_s: int
+    ends_s: int | None = None
+    """When its machine goes whatever we do; None: its pods have as long as the pool gives them."""
+    event: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRequest:
     """The durable record of one node wanted. Written before any cloud is called."""
 
@@ -258,6 +288,7 @@ class NodeRequest:
     node: str = ""
     launched_s: int = 0
     """Since when its node is waited for: the launch, or the loss of a node that it had."""
+    drain: Disruption | None = None
     conditions: tuple[Condition, ...] = ()
     """What its status says to people. Nothing is decided by it."""
 
@@ -332,6 +363,8 @@ class Pool:
     """A machine whose node has not joined by then is given back. Karpenter's registration timeout is 15 min too."""
     initialise_within_s: int = 900
     """A node that is not Ready with all of its cards so long after it joined is given back. Karpenter waits for ever."""
+    drain_within_s: int = 3_600
+    """How long the pods of a node that is to go may stay, if the cloud leaves it that long."""
     set_aside_s: int = 180
     """How long an offer that disappointed is left out the first time. Karpenter leaves it out for 3 min too."""
     set_aside: tuple[SetAside, ...] = ()
@@ -349,6 +382,8 @@ class Cluster:
     """Everything that was observed at one moment."""
 
     now_s: int
+    moment: str = ""
+    """Tells this observation from all others of the same second, also from those of other processes."""
     seen_since_s: int = 0
     """Since when it could be observed without a gap. What did not happen before may just not have been seen."""
     pools: tuple[Pool, ...] = ()
@@ -358,6 +393,8 @@ class Cluster:
     batches: tuple[LaunchBatch, ...] = ()
     machines: Mapping[str, Sequence[Machine]] = field(default_factory=dict)
     """By pool. A pool whose mode could not be asked is absent: nothing is concluded from missing machines then."""
+    guests: Mapping[str, Sequence[Guest]] = field(default_factory=dict)
+    """By node: the pods of those nodes that are to go, in the order of their ids."""
     notices: tuple[Notice, ...] = ()
     """What was said about any machine. Pools may share what tells it, so one may hear of the machines of another."""
     problems: tuple[Problem, ...] = ()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tfscale.decide import Supply
-from tfscale.errors import BadInputError, CredentialsError, ModeError, Problem
-from tfscale.model import Machine, Pool
+from tfscale.errors import BadInputError, CredentialsError, ModeError, NotLeadingError, Problem
+from tfscale.model import Machine, Notice, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.guarded import guarded
 
-__all__ = ["REJECTED_FOR_S", "FindMode", "OpenModes", "Opened", "ask"]
+__all__ = ["REJECTED_FOR_S", "Answers", "FindMode", "OpenModes", "Opened", "acknowledge", "ask"]
 
 REJECTED_FOR_S = 60
 """How long a cloud that rejected our credentials is left alone. Each round would be refused again."""
@@ -94,10 +94,24 @@ class OpenModes:
             return Opened(rules=rules, mode=mode, failure=error)
 
 
-def ask(opened: Mapping[str, Opened]) -> tuple[dict[str, Sequence[Machine]], dict[str, Supply], dict[str, ModeError]]:
-    """Return machines and offers by pool, and the errors; a pool whose mode gives no answer has only its error."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the modes said, by pool. One that gave no answer is only in ``errors``; one may be elsewhere, too."""
+
+    machines: Mapping[str, Sequence[Machine]]
+    supplies: Mapping[str, Supply]
+    notices: Mapping[str, Sequence[Notice]]
+    errors: dict[str, ModeError]
+
+
+def ask(opened: Mapping[str, Opened], *, listen: bool) -> Answers:
+    """Ask each mode what it launched and what it offers, and to `listen` also what it was told ahead of time.
+
+    What one process was told, a queue may keep from the others for a while.
+    """
     machines: dict[str, Sequence[Machine]] = {}
     supplies: dict[str, Supply] = {}
+    notices: dict[str, Sequence[Notice]] = {}
     errors: dict[str, ModeError] = {}
     for name, one in opened.items():
         if one.failure is not None:
@@ -106,9 +120,30 @@ def ask(opened: Mapping[str, Opened]) -> tuple[dict[str, Sequence[Machine]], dic
         if mode is None:
             continue
         try:
+            notices[name] = mode.notices() if listen else ()
+        except ModeError as error:
+            errors[name] = error
+        try:
             machines[name] = mode.observe()
             offers = () if one.problems else mode.offers()
             supplies[name] = Supply(offers=offers, reclaims_idle=mode.reclaims_idle, in_cluster=mode.in_cluster)
         except ModeError as error:
             errors[name] = error
-    return machines, supplies, errors
+    return Answers(machines=machines, supplies=supplies, notices=notices, errors=errors)
+
+
+def acknowledge(
+    modes: Mapping[str, ScalingMode], notices: Mapping[str, Sequence[Notice]], heard: Collection[str]
+) -> dict[str, ModeError]:
+    """Tell each mode which of its notices need not be said again; return the errors by pool. They are said again then."""
+    errors: dict[str, ModeError] = {}
+    for name, given in notices.items():
+        known = [notice for notice in given if notice.id in heard]
+        if known and name in modes:
+            try:
+                modes[name].acknowledge(known)
+            except NotLeadingError:
+                break
+            except ModeError as error:
+                errors[name] = error
+    return errors

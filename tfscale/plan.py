@@ -8,7 +8,7 @@ from itertools import chain
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import Event, State
-from tfscale.model import GpuSlice, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, NodeRequest, Offer
 from tfscale.quantity import usd_text
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Advance",
     "Assign",
     "Avoid",
+    "Drain",
     "Drop",
     "Forget",
     "Launch",
@@ -205,6 +206,26 @@ class Avoid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Take a node out of service, write that down, and ask pods to leave. Repeated until they are gone or time is over."""
+
+    pool: str
+    request: NodeRequest
+    """In its new state."""
+    node: str
+    pods: tuple[Guest, ...]
+    """Those that can go now: they have a place elsewhere, or there is no time left to wait for one."""
+    disappointing: tuple[str, ...] = ()
+    """What is set aside: offers that the cloud takes back."""
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        going = some([pod.id for pod in self.pods]) or "no pod yet"
+        return f"drain   {self.request.machine_id} {self.node}: {going} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terminate:
     """Give a machine back: cordon its node, write the intention, terminate. Repeated until the machine is gone."""
 
@@ -294,6 +315,7 @@ Action = (
     | Avoid
     | MarkIdle
     | Launch
+    | Drain
     | Terminate
     | Release
     | Forget

@@ -16,7 +16,7 @@ from tfscale.kube.fields import named
 from tfscale.kube.port import GPU_POOLS, NODE_CLASSES, NODE_REQUESTS, Json, Kind
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.offline import offline
-from tfscale.plan import Action, Adopt, Assign, Drop, Launch, MarkIdle, Plan, Recover, Replay, Unguard, usd
+from tfscale.plan import Action, Adopt, Assign, Drain, Drop, Launch, MarkIdle, Plan, Recover, Replay, Unguard, usd
 from tfscale.quantity import time_text, usd_text
 from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
@@ -197,4 +197,6 @@ def _target(action: Action) -> dict[str, Any]:
         case _:
             request = action.request
             found = {"request": request.name, "machine": request.machine_id, "offer": request.offer, "node": request.node}
+            if isinstance(action, Drain):
+                found["pods"] = [pod.id for pod in action.pods]
     return found

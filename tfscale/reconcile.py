@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Protocol
 
 from tfscale.apply import Outcome, apply
 from tfscale.conditions import Condition, of_pool
 from tfscale.decide import Policy, decide
+from tfscale.disruption import heard
 from tfscale.errors import (
     CloudUnreachableError,
     ClusterError,
@@ -28,7 +30,7 @@ from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, P
 from tfscale.model import Cluster, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import BrokenModeError
-from tfscale.opened import FindMode, OpenModes, ask
+from tfscale.opened import FindMode, OpenModes, acknowledge, ask
 from tfscale.plan import Assign, Plan
 from tfscale.status import PoolStatus, pool_statuses
 
@@ -134,6 +136,9 @@ class Reconciler:
     _modes: OpenModes = field(init=False)
     _told: dict[str, str] = field(default_factory=dict)
     _bound: BoundPods = field(init=False)
+    identity: str = ""
+    """Tells this process from others: with it, no two orders have one name. Empty where there are no others."""
+    _ticks: int = 0
     _led: int = 0
     """The epoch of the last round."""
     _apart_s: float | None = None
@@ -174,7 +179,8 @@ class Reconciler:
         opened = self._modes.of(pools, now_s)
         # The cloud is listed before the cluster: a machine bought in between is missing from the first list, never
         # from the second, so nothing that has a record looks gone.
-        machines, supplies, errors = ask(opened)
+        answers = ask(opened, listen=not dry_run)
+        errors = answers.errors
         self._modes.leave_alone(errors, now_s)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,
@@ -182,20 +188,21 @@ class Reconciler:
             pools=self._records(GPU_POOLS),
             requests=self._records(NODE_REQUESTS),
             batches=self._records(LAUNCH_BATCHES),
-            machines=machines,
+            machines=answers.machines,
             now_s=now_s,
             gpus=self.gpus,
             prefix=self.prefix,
             bound=self._bound,
+            notices=tuple(dict.fromkeys(chain.from_iterable(answers.notices.values()))),
         )
-        cluster = replace(cluster, seen_since_s=self.seen_since_s)
-        plan = decide(cluster, supplies, self.policy)
+        self._ticks += 1
+        cluster = replace(cluster, seen_since_s=self.seen_since_s, moment=f"{self.identity}{self._ticks}")
+        plan = decide(cluster, answers.supplies, self.policy)
         outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, self._modes.usable(), epoch=self.epoch))
         unusable = (problem for one in opened.values() for problem in one.problems)
         failures = (*errors.items(), *((outcome.action.pool, outcome.error) for outcome in outcomes))
         rejected = {name: error for name, error in failures if isinstance(error, CredentialsError)}
         self._modes.leave_alone(rejected, now_s)
-        self._tell(errors | rejected)
         broken = (error.problem for _, error in failures if isinstance(error, BrokenModeError))
         report = Report(
             cluster=cluster,
@@ -214,8 +221,13 @@ class Reconciler:
             ),
             unreachable=tuple(dict.fromkeys(name for name, error in failures if isinstance(error, CloudUnreachableError))),
         )
+        unsaid: dict[str, ModeError] = {}
         if not dry_run:
             self._write_statuses(asked, report, errors | rejected)
+            # By what was written before this round began, so that nothing that was said is lost with it.
+            known = heard(cluster, complete=len(answers.machines) == len(asked) == len(cluster.pools))
+            unsaid = acknowledge(self._modes.usable(), answers.notices, known)
+        self._tell(unsaid | errors | rejected)
         return report
 
     def forget(self) -> None:

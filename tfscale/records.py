@@ -6,25 +6,18 @@ cannot be seen is never concluded: a mode that is silent, or that no longer list
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from tfscale.disruption import asked, deadline_s, joined
 from tfscale.errors import Problem
 from tfscale.lifecycle import TIMEOUTS, Event, State, after
-from tfscale.model import RECOVER, UNREGISTERED, Cluster, LaunchBatch, Machine, Node, NodeRequest, Offer, Pool
-from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Recover, Replay, Terminate, some
+from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer, Pool
+from tfscale.orphans import doubtful, recovered, strays
+from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Replay, Terminate, some
 
-__all__ = ["Book", "Policy", "digest", "keep_book"]
-
-ORPHANS_ALWAYS = 2
-ORPHANS_OF = 5
-"""More than two machines, and more than one in five, are not lost by accident."""
-
-
-def digest(*parts: str) -> str:
-    """Return a short name that follows from these parts alone."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+__all__ = ["Book", "Policy", "keep_book"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +75,23 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
         ordered={batch.name: batch.offers for batch in batches},
         machines=None if machines is None else {machine.id: machine for machine in machines},
         nodes={node.machine_id: node for node in cluster.nodes if node.machine_id},
+        scarce={notice.machine_id for notice in cluster.notices if notice.scarce},
+        disrupted=asked(cluster, pool),
+        guests=cluster.guests,
     )
     requests = sorted((r for r in cluster.requests if r.pool == pool.name), key=lambda request: request.name)
     carried = {request.batch for request in requests}
     carrying = [batch for batch in batches if batch.name in carried]
-    strays = view.strays(requests, carrying)
-    doubt = view.doubt(strays)
+    open_calls = {batch.name for batch in carrying if not batch.settled}
+    found = strays(cluster, pool, open_calls, policy.orphan_s)
+    doubt = doubtful(cluster, pool, found)
     steps = [view.step(request) for request in requests]
     kept = tuple(step.request for step in steps if step.request.state is not State.GONE)
     return Book(
         actions=(
             *(action for step in steps for action in step.actions),
             *view.unsettled(carrying),
-            *(() if doubt else map(view.recovered, strays)),
+            *(() if doubt else (recovered(pool, machine, cluster.now_s) for machine in found)),
             *view.admissions(kept),
             *_finished(batches, {request.batch for request in kept}, carried),
         ),
@@ -126,6 +123,11 @@ class _View:
     """Ids of offers by batch."""
     machines: Mapping[str, Machine] | None
     nodes: Mapping[str, Node]
+    scarce: AbstractSet[str]
+    """Machines that the cloud wants back."""
+    disrupted: Mapping[str, Disruption]
+    """By machine: why it has to go."""
+    guests: Mapping[str, Sequence[Guest]]
 
     def expected(self, request: NodeRequest) -> tuple[Offer, ...]:
         """Return what the request's machine may be, as far as it is still on offer."""
@@ -146,11 +148,17 @@ class _View:
             return _Step(replace(request, state=state), (self._forget(request, node, why, self._disappointing(request, event)),))
         if state is State.TERMINATING:
             return self._terminating(request, node, event, why)
-        if state is request.state:
+        if state is State.DRAINING:
+            return self._draining(request, node)
+        return self._advanced(recorded, replace(request, state=state), node, event, why)
+
+    def _advanced(self, recorded: NodeRequest, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
+        """Write how far it has come, where that is news."""
+        if recorded.state is request.state:
             return _Step(request, self._entered(recorded, request), self._deadline_s(request))
         launched_s = self.now_s if event is Event.NODE_GONE else request.launched_s
-        changed = replace(request, state=state, node=node.name if node else "", launched_s=launched_s)
-        advance = Advance(pool=self.pool.name, before=request.state, request=changed, why=why)
+        changed = replace(request, node=node.name if node else "", launched_s=launched_s)
+        advance = Advance(pool=self.pool.name, before=recorded.state, request=changed, why=why)
         return _Step(changed, (advance,), self._deadline_s(changed))
 
     def _chosen(self, request: NodeRequest) -> NodeRequest:
@@ -165,6 +173,8 @@ class _View:
 
     def _disappointing(self, request: NodeRequest, event: Event | None) -> tuple[str, ...]:
         """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
+        if event is Event.IDLE:
+            return (request.offer,) if request.offer and request.machine_id in self.scarce else ()
         late = event in TIMEOUTS
         if late and request.offer and event is not Event.LAUNCH_TIMED_OUT:
             return (request.offer.partition("/")[0],)
@@ -191,7 +201,7 @@ class _View:
             return Problem(where=where, field="spec.mode", value=self.pool.mode, want=want)
         if request.state in {State.REQUESTED, State.TERMINATING} or not self._missing(request):
             return None
-        if node is None or not node.ready:
+        if node is None or not node.ready or self._was_to_end(request):
             return None
         ours = "region, account, cluster name, or the claim's label and annotation"
         want = f"what tells that {request.machine_id} is ours ({ours}): its node {node.name} is Ready"
@@ -207,9 +217,42 @@ class _View:
             return (None, "") if fresh else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined")
         if machine is not None and machine.stopping:
             return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else"
+        if request.state is State.DRAINING or request.machine_id in self.disrupted:
+            return self._leaving(request, node)
         if request.state is State.READY:
             return (None, "") if node else (Event.NODE_GONE, f"node {request.node} was deleted")
         return self._joining(request, node)
+
+    def _was_to_end(self, request: NodeRequest) -> bool:
+        """Return whether the cloud said that the machine would be gone by now; then it need not say it again."""
+        ends_s = request.drain.ends_s if request.drain else None
+        return request.state is State.DRAINING and ends_s is not None and self.now_s >= ends_s
+
+    def _drain(self, request: NodeRequest) -> Disruption:
+        """Return since when and why it has to go. A record that does not say why is not held for longer than others."""
+        reason = self.disrupted.get(request.machine_id)
+        known = joined(request.drain, [reason] if reason else [])
+        return known or Disruption(since_s=self.now_s, event="Unknown", why="its record does not say why")
+
+    def _gives_up_s(self, drain: Disruption) -> int:
+        """Return when its pods are waited for no more. A clock that was put forward must not take their time away."""
+        due_s = deadline_s(drain, self.pool)
+        return due_s if drain.ends_s is not None else max(due_s, self.seen_since_s + self.policy.settle_s)
+
+    def _leaving(self, request: NodeRequest, node: Node | None) -> tuple[Event | None, str]:
+        """Return how it goes: at once where no pod is on its node, else when nothing is left to wait for."""
+        if request.state is not State.DRAINING:
+            reason = self.disrupted[request.machine_id]
+            empty = node is None or all(pod.daemon for pod in node.pods)
+            return Event.IDLE if empty else Event.DISRUPTED, f"{reason.event}: {reason.why}"
+        if node is None:
+            return Event.NODE_GONE, f"node {request.node} was deleted"
+        staying = {guest.uid for guest in self.guests.get(node.name, ()) if guest.stays}
+        busy = [pod.id for pod in node.pods if not pod.daemon and pod.uid not in staying]
+        if not busy:
+            return Event.DRAINED, "no pod is left on it"
+        over = self.now_s >= self._gives_up_s(self._drain(request))
+        return (Event.DRAINED, f"its time is over, and {some(busy)} did not leave") if over else (None, "")
 
     def _joining(self, request: NodeRequest, node: Node | None) -> tuple[Event, str]:
         """Return how far the node of a launched machine has come. Only a machine that is listed can be late."""
@@ -259,6 +302,12 @@ class _View:
             due_s = request.launched_s + (pool.register_within_s if self._started(request) else pool.launch_within_s)
         return max(due_s, self.seen_since_s + self.policy.settle_s)
 
+    def _draining(self, request: NodeRequest, node: Node | None) -> _Step:
+        """Return it as it is to be recorded; its pods are asked to leave when it is known where they can go."""
+        drain = self._drain(request)
+        changed = replace(request, state=State.DRAINING, node=node.name if node else "", drain=drain)
+        return _Step(changed, due_s=min(self.now_s + self.policy.poll_s, self._gives_up_s(drain)))
+
     def _terminating(self, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
         """Ask for termination until the machine is seen stopping; the listing decides, not our memory of having asked."""
         machine = None if self.machines is None else self.machines.get(request.machine_id)
@@ -293,45 +342,6 @@ class _View:
                 yield Adopt(pool=self.pool.name, batch=batch, machines=tuple(seen), why=why)
             else:
                 yield Replay(pool=self.pool.name, batch=batch, why="the outcome of its call is not known")
-
-    def strays(self, requests: Sequence[NodeRequest], batches: Sequence[LaunchBatch]) -> list[Machine]:
-        """Return the machines that no record names: someone deleted it, or another process lost it."""
-        named = {request.machine_id for request in requests}
-        open_calls = {batch.name for batch in batches if not batch.settled}
-        return [
-            machine
-            for machine in sorted((self.machines or {}).values(), key=lambda machine: machine.id)
-            if machine.id not in named and machine.batch not in open_calls and not machine.stopping and self._old(machine)
-        ]
-
-    def _old(self, machine: Machine) -> bool:
-        return machine.launched_s is None or self.now_s - machine.launched_s >= self.policy.orphan_s
-
-    def doubt(self, strays: Sequence[Machine]) -> Problem | None:
-        """Return why the strays are left alone: so many that they may be another cluster's, of the same name.
-
-        One whose node is here is ours.
-        """
-        foreign = [machine for machine in strays if machine.id not in self.nodes]
-        if len(foreign) <= ORPHANS_ALWAYS or len(foreign) * ORPHANS_OF <= len(self.machines or ()) or self.pool.recovers_all:
-            return None
-        want = f'their NodeRequests, or the annotation {RECOVER} "true" on the pool if they are really this cluster\'s'
-        value = f"{len(foreign)} of {len(self.machines or ())}, {some([machine.id for machine in foreign])}"
-        return Problem(where=f"gpupool {self.pool.name}", field="machines without record and node", value=value, want=want)
-
-    def recovered(self, machine: Machine) -> Recover:
-        """Return the recovery of a machine. It is then used or given back like any other."""
-        request = NodeRequest(
-            name=f"{self.pool.name}-{digest(machine.id)}",
-            pool=self.pool.name,
-            mode=self.pool.mode,
-            state=State.LAUNCHED,
-            batch=machine.batch,
-            machine_id=machine.id,
-            offer=machine.offer,
-            launched_s=self.now_s,
-        )
-        return Recover(pool=self.pool.name, request=request, why="no record names it")
 
     def admissions(self, requests: Sequence[NodeRequest]) -> Iterator[Action]:
         """Yield the admission of nodes that are complete but for the taint they came with."""

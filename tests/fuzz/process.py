@@ -139,6 +139,7 @@ class Process:
         session: Any,  # noqa: ANN401 - of boto3, or what stands for one
         *,
         find_mode: FindMode,
+        identity: str,
         epoch: int,
         leads: Callable[[], bool],
         steady: Callable[[], float],
@@ -157,7 +158,13 @@ class Process:
             )
 
         self._reconciler = Reconciler(
-            kube=view, mode_of=find_mode, open_with=context, gpus=gpus, prefix="tfscale.io", epoch=lambda: epoch
+            kube=view,
+            mode_of=find_mode,
+            open_with=context,
+            gpus=gpus,
+            prefix="tfscale.io",
+            epoch=lambda: epoch,
+            identity=identity,
         )
 
     def tick(self, now_s: int) -> Report:

@@ -63,6 +63,7 @@ class FuzzWorld:
         self.late: list[Callable[[], Any]] = []
         """Writes on their way that nobody waits for any more."""
         self.skew_s = 0
+        self._processes = 0
         self.by_hand = 0
         """Records deleted by hand: limits do not count what they stood for."""
         cloud.advance(self.now_s)
@@ -141,9 +142,10 @@ class FuzzWorld:
 
     def _started(self) -> Process:
         epoch = self.epoch
+        self._processes += 1
         return Process(
-            self.kube, self.cloud.session, find_mode=self._find_mode, epoch=epoch, leads=lambda: self.epoch == epoch,
-            steady=lambda: float(self.now_s),
+            self.kube, self.cloud.session, find_mode=self._find_mode, identity=f"p{self._processes}-", epoch=epoch,
+            leads=lambda: self.epoch == epoch, steady=lambda: float(self.now_s),
         )  # fmt: skip
 
     def restart(self) -> None:

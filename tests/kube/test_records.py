@@ -13,7 +13,7 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.convert import pool_object, read_pools, set_aside_status, write_batch, write_request
 from tfscale.kube.records import read_batch, read_node_request
 from tfscale.lifecycle import State
-from tfscale.model import LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
+from tfscale.model import Disruption, LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
 
 names = st.text("abc-", min_size=1, max_size=8)
 name_sets = st.frozensets(names, max_size=3).map(sorted).map(tuple)
@@ -35,6 +35,7 @@ node_requests = st.builds(
     offer=st.text(),
     node=st.text(),
     launched_s=times,
+    drain=st.none() | st.builds(Disruption, since_s=times, ends_s=st.none() | times, event=names, why=st.text()),
 )
 launch_batches = st.builds(
     LaunchBatch,
@@ -62,6 +63,7 @@ pools = st.builds(
     limits=st.builds(Limits, nodes=counts, gpus=counts, micro_usd=counts),
     idle_after_s=st.integers(0, 10**6),
     register_within_s=st.integers(1, 10**6),
+    drain_within_s=st.integers(1, 10**6),
     set_aside_s=st.integers(0, 10**6),
     set_aside=st.lists(st.builds(SetAside, offer=names, until_s=times, reason=st.text()), max_size=2).map(tuple),
     default=st.booleans(),

@@ -18,7 +18,7 @@ from tfscale.modes.ec2_fleet import BATCH_TAG, CLUSTER_TAG, POOL_TAG
 from tfscale.modes.static import StaticMode
 from tfscale.testing import FakeKube, Ground, ScalingModeContract
 from tfscale.testing.fake_ec2 import LOST_REPLY, Region, SimulatedCloud
-from tfscale.testing.fake_ec2.fleet import Capacity
+from tfscale.testing.fake_ec2.room import Capacity
 
 NUMBERS = itertools.count()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
@@ -34,6 +36,19 @@ def test_a_termination_is_tried_again_until_it_is_heard(cloud: SimulatedCloud) -
     assert [True] == [one.stopping for one in mode.observe() if one.id == machine]
 
 
+def test_a_call_has_no_more_time_than_its_caller() -> None:
+    """Where nobody can wait there is one try."""
+    tries = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise ReadTimeoutError(endpoint_url="x")
+
+    with pytest.raises(CloudUnreachableError):
+        Ec2Calls(None, "us-east-1", sleep=lambda _: None).read("a call", fail, within_s=0)
+    assert [1] == tries
+
+
 @pytest.mark.parametrize("method", ["receive_message", "delete_message_batch"])
 def test_who_does_not_lead_takes_no_message_away(cloud: SimulatedCloud, method: str) -> None:
     """A message that was received is hidden from the others; to look at a queue is everybody's right."""
@@ -52,10 +67,8 @@ def test_who_does_not_lead_takes_no_message_away(cloud: SimulatedCloud, method: 
 
 def failed(code: str, status: int = 400, message: str = "no") -> ClientError:
     """Return an error of EC2."""
-    return ClientError(
-        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},
-        "RunInstances",
-    )
+    reply: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(reply, "RunInstances")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,8 @@ def failed(code: str, status: int = 400, message: str = "no") -> ClientError:
     [
         (failed("ExpiredToken"), CredentialsError, CredentialsError),
         (failed("AuthFailure"), CredentialsError, CredentialsError),
+        (failed("InvalidSignatureException"), CredentialsError, CredentialsError),
+        (failed("UnrecognizedClientException"), CredentialsError, CredentialsError),
         (failed("UnauthorizedOperation", 403), CredentialsError, LaunchRefusedError),
         (failed("AccessDeniedException", 403), CredentialsError, LaunchRefusedError),
         (failed("OptInRequired", 401), CredentialsError, LaunchRefusedError),

@@ -287,6 +287,46 @@ def test_rejected_credentials_are_one_condition_one_line_and_a_call_a_minute(
     assert len(cloud.machines) == 1
 
 
+@pytest.mark.parametrize("operation", ["CreateFleet", "TerminateInstances"])
+def test_a_change_that_is_rejected_is_told_once_and_tried_once_a_minute(caplog: pytest.LogCaptureFixture, operation: str) -> None:
+    """Nothing is bought twice for it, and nothing stays: it is carried out when it may be."""
+    caplog.set_level(logging.WARNING)
+    cloud, kube = MemoryCloud(instance_types=(SimulatedType(name="g6.xlarge", usd_per_hour="1"),)), FakeKube()
+    kube.create(GPU_POOLS, POOL)
+    if operation == "CreateFleet":
+        kube.create(PODS, _pod(), namespace="default")
+    loop = _loop(cloud, kube)
+    if operation != "CreateFleet":
+        kube.create(PODS, _pod(), namespace="default")
+        _round(cloud, loop)
+        kube.delete(GPU_POOLS, "gpus")
+        kube.delete(PODS, "asr", namespace="default")
+    cloud.forget_calls()
+    cloud.fail_next(operation, Fault(error=REJECTIONS[0]), times=10_000)
+    for _ in range(180):
+        _round(cloud, loop)
+    tries = cloud.calls[operation]
+    cloud.forget_faults()
+    for _ in range(30):
+        _round(cloud, loop)
+
+    assert 1 < tries <= 1_800 // REJECTED_FOR_S + 1
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    assert ["running" if operation == "CreateFleet" else "terminated"] == [machine.state for machine in cloud.machines]
+
+
+def test_a_clock_that_is_set_back_lets_nobody_wait_for_long() -> None:
+    """The cloud is asked again at once, as after a minute."""
+    cloud, kube = MemoryCloud(instance_types=(SimulatedType(name="g6.xlarge"),)), FakeKube()
+    kube.create(GPU_POOLS, POOL)
+    loop = _loop(cloud, kube)
+    _reject(cloud, REJECTIONS[0])
+    for now_s in (10_000, 10_010, 9_000, 9_010):
+        loop.tick(now_s)
+
+    assert cloud.calls.total() == 2
+
+
 def _round(cloud: MemoryCloud, loop: Reconciler) -> tuple[str, ...]:
     cloud.advance(cloud.now_s + 10)
     return loop.tick(cloud.now_s).unreachable

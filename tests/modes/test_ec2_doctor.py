@@ -19,9 +19,18 @@ from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS
 from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.modes.ec2_calls import MOST_TRIES
 from tfscale.modes.ec2_quotas import quota_of
 from tfscale.testing import FakeKube, KubeServer
-from tfscale.testing.fake_ec2 import ApiError, Fault, SimulatedCloud
+from tfscale.testing.fake_ec2 import (
+    UNREACHABLE,
+    ApiError,
+    Fault,
+    MemoryCloud,
+    SimulatedCloud,
+    SimulatedReservation,
+    SimulatedType,
+)
 
 ROLE = "arn:aws:iam::123456789012:role/gpu-node"
 PARAMETER = "/aws/service/eks/optimized-ami/1.33/amazon-linux-2023/x86_64/nvidia/recommended/image_id"
@@ -71,10 +80,12 @@ def test_a_healthy_pool_has_nothing_that_fails(cloud: SimulatedCloud) -> None:
     subnets = [cloud.subnets[A]]
     mode = mode_of(cloud, kube=kube, wanted=BOTH, bootstrap=bootstrap(), interruptionQueue=queue, subnetIds=subnets)
     machines, templates = len(cloud.machines), cloud.calls["CreateLaunchTemplate"]
+    runs, fleets = cloud.calls["RunInstances"], cloud.calls["CreateFleet"]
     findings = list(mode.examine())
 
     assert verdicts(findings) == {
         ("credentials", "ok"),
+        ("options", "ok"),
         (f"launch g6.xlarge/{A}/spot", "ok"),
         (f"launch g6.xlarge/{A}/spot", "warn"),
         (f"launch g6.xlarge/{A}/on-demand", "ok"),
@@ -89,16 +100,47 @@ def test_a_healthy_pool_has_nothing_that_fails(cloud: SimulatedCloud) -> None:
         ("queue", "ok"),
     }
     assert machines == len(cloud.machines)
+    assert all("UserData" not in request for request in cloud.requests("RunInstances")[runs:])
+    assert fleets == cloud.calls["CreateFleet"]
     assert all(request["DryRun"] for request in cloud.requests("CreateLaunchTemplate")[templates:])
 
 
 def test_a_pool_with_a_template_of_its_own_is_checked_to_the_end(cloud: SimulatedCloud) -> None:
-    """Both ways to launch, and the end of a machine that is there."""
+    """Both ways to launch, and the end of a machine that is there; one of ours too, once it was made."""
     mode = mode_of(cloud, wanted=OfferFilter(instance_types=("g6.xlarge",)))
     mode.launch(batch_of(mode, [offer()]))
 
     assert [("ok", "CreateFleet would be made", ""), ("ok", "RunInstances would be made", "")] == found(mode, "launch")
     assert [("ok", "TerminateInstances would be made", "")] == found(mode, "terminate")
+    own = mode_of(cloud, pool="made", wanted=OfferFilter(instance_types=("g6.xlarge",)), bootstrap=bootstrap())
+    own.launch(batch_of(own, own.offers()[:1]))
+    assert ["CreateFleet would be made", "RunInstances would be made"] == [one[1] for one in found(own, "launch g6")]
+
+
+@pytest.mark.parametrize("options", [{}, {"bootstrap": bootstrap()}])
+def test_a_launch_into_a_reservation_is_tried(options: dict[str, Any]) -> None:
+    """Also where a pool buys nothing else."""
+    reservation = SimulatedReservation(id="cr-0123456789abcdef0", instance_type="g6.xlarge", zone=A, count=1)
+    cloud = MemoryCloud(instance_types=(SimulatedType(name="g6.xlarge"),), reservations=(reservation,))
+    wanted = OfferFilter(capacity_types=("reserved",))
+    mode = mode_of(cloud, wanted=wanted, reservations=[{"id": reservation.id}], **options)
+
+    assert [("ok", "RunInstances would be made", "")] == found(mode, "launch g6")
+    assert [] == list(cloud.machines)
+
+
+@pytest.mark.parametrize("operation", ["DescribeInstanceTypes", "GetParameter"])
+def test_a_mode_that_may_not_look_fails_and_the_rest_is_checked(cloud: SimulatedCloud, operation: str) -> None:
+    """What is denied is named with what to allow."""
+    cloud.deny(operation)
+    mode = mode_of(cloud, wanted=BOTH, bootstrap=bootstrap())
+    (finding,) = [one for one in mode.examine() if one.check == "options"]
+    profile = found(mode, "instance profile")
+    cloud.deny()
+
+    assert ("fail", f"allow {operation}: tfscale iam-policy --mode ec2 prints the policy") == (finding.verdict, finding.fix)
+    assert "UnauthorizedOperation" in finding.says
+    assert ["ok"] == [one[0] for one in profile]
 
 
 @pytest.mark.parametrize("operation", ["CreateFleet", "RunInstances", "CreateLaunchTemplate", "TerminateInstances"])
@@ -154,6 +196,14 @@ def test_without_credentials_nothing_else_is_asked(cloud: SimulatedCloud, code: 
     assert ["GetCallerIdentity"] == list(cloud.calls - before)
 
 
+def test_a_silent_token_service_is_not_the_end(cloud: SimulatedCloud) -> None:
+    """Whose calls they are is not known; what they may do still is."""
+    cloud.fail_next("GetCallerIdentity", UNREACHABLE, times=MOST_TRIES)
+    seen = verdicts(mode_of(cloud, wanted=BOTH).examine())
+
+    assert {("credentials", "warn"), ("options", "ok"), (f"launch g6.xlarge/{A}/spot", "ok")} <= seen
+
+
 @pytest.mark.parametrize(
     ("profile", "verdict", "says"),
     [
@@ -191,6 +241,22 @@ def test_nodes_that_may_not_join_fail(cloud: SimulatedCloud) -> None:
 
     assert ("fail", f"{ROLE} may not join prod") == (verdict, says)
     assert fix == f"aws eks create-access-entry --cluster-name prod --principal-arn {ROLE} --type EC2_LINUX"
+
+
+def test_aws_auth_knows_no_paths(cloud: SimulatedCloud) -> None:
+    """A role that has one is mapped without it."""
+    kube = FakeKube()
+    mapped = {"mapRoles": "- rolearn: arn:aws:iam::123456789012:role/far\n"}
+    kube.create(CONFIG_MAPS, {"metadata": {"name": "aws-auth"}, "data": mapped}, namespace="kube-system")
+    iam: Any = cloud.inside.client("iam")
+    iam.create_instance_profile(InstanceProfileName="far")
+    iam.create_role(RoleName="far", Path="/nodes/", AssumeRolePolicyDocument="{}")
+    iam.add_role_to_instance_profile(InstanceProfileName="far", RoleName="far")
+    mode = mode_of(cloud, kube=kube, wanted=BOTH, bootstrap=bootstrap(instanceProfile="far"))
+
+    assert ["arn:aws:iam::123456789012:role/nodes/far is in the ConfigMap aws-auth"] == [
+        one[1] for one in found(mode, "node access")
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "- x", "{", "- {rolearn: other}", "rolearn", "[[]]"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,3 +186,16 @@ def test_an_interruption_without_a_time_is_one() -> None:
 
     assert news is not None
     assert (news.machine_ids, news.ends_s) == ((MACHINE,), None)
+
+
+def test_the_rules_of_the_docs_are_for_events_that_are_read() -> None:
+    """And for each kind of warning of EC2's there is one, under each name that it has."""
+    text = (Path(__file__).parents[2] / "docs" / "interruptions.md").read_text(encoding="utf-8")
+    rule = re.search(r"^rule ec2 aws.ec2 '(.*?)'$", text, flags=re.DOTALL | re.MULTILINE)
+    assert rule is not None
+    kinds: list[str] = json.loads(f"[{rule[1]}]")
+
+    assert {*KINDS[:2], *KINDS[3:5]} <= {*kinds}
+    for kind in kinds:
+        with pytest.raises(UnreadableError, match="without"):
+            read_news(event(kind, {}))

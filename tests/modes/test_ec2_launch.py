@@ -75,13 +75,14 @@ def test_a_full_subnet_is_to_blame_itself_and_the_next_is_taken(cloud: Simulated
     assert {small: "InsufficientFreeAddressesInSubnet"} == refused([*again])
 
 
-def test_an_account_without_spot_sets_all_of_spot_aside(cloud: SimulatedCloud) -> None:
-    """Its quota is one for all types; on-demand goes on."""
+def test_a_spot_quota_is_about_the_types_that_it_refuses(cloud: SimulatedCloud) -> None:
+    """Each family has its own; on-demand goes on."""
     mode = mode_of(cloud, wanted=BOTH)
     cloud.set_quota("spot", 0)
     results = mode.launch(batch_of(mode, [offer(capacity_type="spot"), offer("g4dn.xlarge", B, "spot")]))
 
-    assert {"*/*/spot": "MaxSpotInstanceCountExceeded"} == refused([*results])
+    spot = {f"g6.xlarge/{A}/spot", f"g4dn.xlarge/{B}/spot"}
+    assert dict.fromkeys(spot, "MaxSpotInstanceCountExceeded") == refused([*results])
     assert [f"g6.xlarge/{A}/on-demand"] == taken(mode.launch(batch_of(mode, [offer()])))
 
 

@@ -279,6 +279,35 @@ def test_a_capacity_block_ends_its_machines_half_an_hour_before_it_ends() -> Non
     assert ("expired", 0) == (found["State"], found["AvailableInstanceCount"])
 
 
+def test_what_was_due_while_nobody_looked_happened_in_time() -> None:
+    """The end of a block, and the end of a notice, however far the clock is moved."""
+    cloud = MemoryCloud(**WORLD)
+    ec2: Any = cloud.session.client("ec2")
+    wanted = {"InstanceType": "toy.big", "LaunchTemplate": {"LaunchTemplateName": cloud.launch_template}, "MinCount": 1}
+    block = {"CapacityReservationTarget": {"CapacityReservationId": "cr-00000000000000002"}}
+    market = {"MarketType": "capacity-block"}
+    ec2.run_instances(**wanted, MaxCount=1, CapacityReservationSpecification=block, InstanceMarketOptions=market)
+    ec2.run_instances(**wanted, MaxCount=2, InstanceMarketOptions={"MarketType": "spot"})
+    cloud.events.interrupt(cloud.machines[1].id)
+    cloud.advance(20_000_000)
+
+    assert [9_998_230, 150, None] == [machine.ended_s for machine in cloud.machines]
+
+
+def test_a_page_is_short_whatever_is_asked_for() -> None:
+    """So that a careless reader misses the rest."""
+    cloud = MemoryCloud(**WORLD)
+    ec2: Any = cloud.session.client("ec2")
+    for _ in range(101):
+        ec2.run_instances(
+            InstanceType="toy.small", LaunchTemplate={"LaunchTemplateName": cloud.launch_template}, MinCount=1, MaxCount=1
+        )
+    first = ec2.describe_instances(MaxResults=1_000)
+    rest = ec2.describe_instances(MaxResults=1_000, NextToken=first["NextToken"])
+
+    assert [100, 1] == [len(page["Reservations"]) for page in (first, rest)]
+
+
 def test_a_hidden_message_comes_back_by_the_clock() -> None:
     """With another receipt: the old one deletes nothing any more."""
     cloud = MemoryCloud(**WORLD)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from traceback import walk_tb
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tfscale.testing.contracts.ec2 import WORLD
-from tfscale.testing.fake_ec2 import ApiError, MemoryCloud
+from tfscale.testing.fake_ec2 import THROTTLED, ApiError, MemoryCloud
 from tfscale.testing.fake_ec2.throttle import Throttle
 
 CALLS = st.sampled_from(["DescribeInstances", "CreateFleet", "RunInstances", "CreateTags"])
@@ -54,6 +57,20 @@ def test_a_thousand_machines_at_once_and_two_a_second() -> None:
     assert [1_000] == [len(group["InstanceIds"]) for group in reply["Instances"]]
     assert ["RequestLimitExceeded"] == [error["ErrorCode"] for error in reply["Errors"]]
     assert 20 == len(more["Instances"])
+    assert {"RunInstances": 2} == cloud.throttled
+
+
+def test_a_refusal_keeps_nothing_of_the_calls_that_met_it() -> None:
+    """It is a constant: whatever is tied to it, a whole cloud for one, is there for as long as the process."""
+    cloud = MemoryCloud(**WORLD, throttle=True)
+    ec2: Any = cloud.session.client("ec2")
+    for _ in range(200):
+        with suppress(ClientError):
+            ec2.describe_instances()
+
+    assert {"DescribeInstances": 100} == cloud.throttled
+    assert THROTTLED.error
+    assert 5 > len([*walk_tb(THROTTLED.error.__traceback__)])
 
 
 def test_ends_are_counted_too() -> None:

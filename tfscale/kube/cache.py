@@ -258,12 +258,12 @@ class Cache:
             self._kube.delete(kind, name, namespace=namespace, **how)
         own.expect(f"the delete of {name}", gone)
 
-    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+    def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
         """Evict a pod."""
         own = self._own_writes(PODS)
         gone = own.gone(name, namespace)
         with own.sent():
-            self._kube.evict(name, namespace=namespace, grace_period_s=grace_period_s)
+            self._kube.evict(name, namespace=namespace, uid=uid, grace_period_s=grace_period_s)
         own.expect(f"the eviction of {namespace}/{name}", gone)
 
     def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:

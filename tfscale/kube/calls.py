@@ -142,13 +142,13 @@ def deleting(
     return _writing("DELETE", object_path(kind, name, namespace), options, what=f"delete {kind.plural} {name}")
 
 
-def evicting(name: str, namespace: str, grace_period_s: int | None) -> Request:
+def evicting(name: str, namespace: str, uid: str | None, grace_period_s: int | None) -> Request:
     """Return the request that evicts a pod."""
     body = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
         "metadata": {"name": name, "namespace": namespace},
-        "deleteOptions": _delete_options(grace_period_s),
+        "deleteOptions": _delete_options(grace_period_s) | ({"preconditions": {"uid": uid}} if uid else {}),
     }
     return _writing("POST", object_path(PODS, name, namespace, "eviction"), body, what=f"evict pod {name}")
 

@@ -16,18 +16,15 @@ from functools import partial
 from typing import Any, Literal, Self, cast
 
 import urllib3
-import yaml
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException
 from tenacity import (
     RetryCallState,
     Retrying,
-    retry_if_exception_type,
+    retry_if_exception,
     sleep_using_event,
-    stop_any,
     stop_before_delay,
-    stop_when_event_set,
     wait_random_exponential,
 )
 
@@ -39,7 +36,6 @@ from tfscale.errors import (
     ForbiddenError,
     GoneError,
     NotFoundError,
-    Problem,
     TooManyRequestsError,
 )
 from tfscale.kube import calls
@@ -120,8 +116,8 @@ class KubeClient:
         ``~/.kube/config`` is read. Raises ``BadInputError`` for a file that cannot be used.
         """
         if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            return cls(_inside, timing=timing, before_write=before_write)
-        return cls(partial(_outside, files.find(kubeconfig), context), timing=timing, before_write=before_write)
+            return cls(files.inside, timing=timing, before_write=before_write)
+        return cls(partial(files.outside, files.find(kubeconfig), context), timing=timing, before_write=before_write)
 
     def close(self) -> None:
         """Close the connections."""
@@ -241,9 +237,9 @@ class KubeClient:
         how: dict[str, Any] = {"uid": uid, "resource_version": resource_version, "grace_period_s": grace_period_s}
         self._write(calls.deleting(kind, name, namespace, **how))
 
-    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+    def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
         """Evict a pod. A budget that forbids it is not asked again here: that may take hours."""
-        self._call(calls.evicting(name, namespace, grace_period_s), silence_s=self._timing.call_s)
+        self._call(calls.evicting(name, namespace, uid, grace_period_s), silence_s=self._timing.call_s)
 
     def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:
         """Write node and annotations into a pending pod in one request."""
@@ -291,9 +287,14 @@ class KubeClient:
 
     def _retrying(self, *errors: type[ClusterError]) -> Retrying:
         ended = self._sockets.ended
+
+        def worth_another(error: BaseException) -> bool:
+            # After a hang-up the next try says so, whatever the server answered before.
+            return isinstance(error, errors) and not (ended.is_set() and isinstance(error, ClusterUnreachableError))
+
         return Retrying(
-            retry=retry_if_exception_type(errors),
-            stop=stop_any(stop_before_delay(self._timing.read_s), stop_when_event_set(ended)),
+            retry=retry_if_exception(worth_another),
+            stop=stop_before_delay(self._timing.read_s),
             wait=_pause_s,
             sleep=sleep_using_event(ended),
             reraise=True,
@@ -356,28 +357,6 @@ class KubeClient:
 
     def _authorization(self) -> str | None:
         return cast("str | None", self._api.configuration.api_key.get("BearerToken"))
-
-
-def _inside() -> Configuration:
-    """Return the configuration of a pod, whose token is read again every minute."""
-    configuration = Configuration()
-    try:
-        load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError) as error:
-        want = "the token and the CA certificate that Kubernetes mounts"
-        problem = Problem(where="the service account of this pod", field="files", value=str(error), want=want)
-        raise BadInputError(problem) from error
-    return configuration
-
-
-def _outside(paths: str, context: str | None) -> Configuration:
-    """Return the configuration that a kubeconfig describes."""
-    configuration = Configuration()
-    try:
-        load_kube_config(paths, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
-    except (ConfigException, yaml.YAMLError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
-        raise files.explain(paths, context, error) from None
-    return configuration
 
 
 def _pause_s(state: RetryCallState) -> float:

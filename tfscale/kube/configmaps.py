@@ -166,9 +166,9 @@ class InConfigMaps:
         home = self._namespace if kind in self._kinds else namespace
         self._kube.delete(*where, namespace=home, uid=uid, resource_version=resource_version, grace_period_s=grace_period_s)
 
-    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+    def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
         """Evict a pod."""
-        self._kube.evict(name, namespace=namespace, grace_period_s=grace_period_s)
+        self._kube.evict(name, namespace=namespace, uid=uid, grace_period_s=grace_period_s)
 
     def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:
         """Bind a pod."""

@@ -17,7 +17,7 @@ from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
 from tfscale.kube.nodes import POOL_LABEL, idle_mark, machine_id, read_node
-from tfscale.kube.pods import BoundPods, allocation, holds, keeps_busy, pool_name, read_demand, waits
+from tfscale.kube.pods import BoundPods, allocation, holds, keeps_busy, pool_name, read_demand, read_guest, waits
 from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status, status_patch
 from tfscale.kube.port import Json
 from tfscale.kube.records import (
@@ -30,7 +30,7 @@ from tfscale.kube.records import (
 )
 from tfscale.kube.requests import TENSOR_FUSION
 from tfscale.lifecycle import State
-from tfscale.model import Cluster, Demand, LaunchBatch, Machine, Node, NodeRequest, Pool
+from tfscale.model import DISRUPTED, Cluster, Demand, Guest, LaunchBatch, Machine, Node, NodeRequest, Notice, Pool
 from tfscale.spec import suggest
 
 __all__ = [
@@ -66,11 +66,13 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     gpus: GpuTable,
     prefix: str = TENSOR_FUSION,
     bound: BoundPods | None = None,
+    notices: Sequence[Notice] = (),
 ) -> Cluster:
     """Return everything that was observed, with all that is wrong in ``problems``. Raises nothing for a bad object.
 
     `machines` are what the modes see, by pool; `prefix` is that of TensorFusion's annotations. `bound`, kept from call to
-    call, saves reading again what did not change. The order of the lists changes nothing.
+    call, saves reading again what did not change. `notices` are what clouds said ahead of time. The order of the lists
+    changes nothing.
     """
     problems: list[Problem] = []
     listed = list(pools)
@@ -86,7 +88,8 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
     problems += _without_pool(read_requests, known.all)
     roots = [named("pod", obj) for obj in pods]
     bound = bound or BoundPods(gpus, prefix)
-    read_nodes = _nodes([named("node", obj) for obj in nodes], roots, machines, gpus, bound, problems)
+    on_node = _on_nodes(roots, problems)
+    read_nodes = _nodes([named("node", obj) for obj in nodes], on_node, machines, gpus, bound, problems)
     bound.forget_others()
     problems += _labelled_in_vain(read_nodes, known.all)
     return Cluster(
@@ -97,6 +100,8 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
         requests=tuple(_with_batch(request, {batch.name: batch for batch in read_batches}) for request in read_requests),
         batches=read_batches,
         machines=machines,
+        guests=_guests(on_node, _going(read_nodes, read_requests, notices, known), gpus, prefix),
+        notices=tuple(notices),
         problems=tuple(sorted(set(problems))),
     )
 
@@ -144,22 +149,19 @@ def _with_batch(request: NodeRequest, batches: Mapping[str, LaunchBatch]) -> Nod
 
 def _nodes(
     nodes: Iterable[Field],
-    pods: Iterable[Field],
+    on_node: Mapping[str, Sequence[Field]],
     machines: Mapping[str, Sequence[Machine]],
     gpus: GpuTable,
     bound: BoundPods,
     problems: list[Problem],
 ) -> tuple[Node, ...]:
-    on_node: defaultdict[str, list[Field]] = defaultdict(list)
-    for pod in sorted(pods, key=lambda pod: pod.where):
-        on_node[_node_of(pod, problems)].append(pod)
     launched = {
         key: (pool, one.id) for pool, seen in machines.items() for one in seen for key in (one.id, one.provider_id) if key
     }
     read = (
         read_node(
             node,
-            on_node[node.where.removeprefix("node ")],
+            on_node.get(node.where.removeprefix("node "), ()),
             machine=_machine(node, launched),
             gpus=gpus,
             bound=bound,
@@ -168,6 +170,14 @@ def _nodes(
         for node in nodes
     )
     return tuple(sorted(filter(None, read), key=lambda node: node.name))
+
+
+def _on_nodes(pods: Iterable[Field], problems: list[Problem]) -> dict[str, list[Field]]:
+    """Return the pods by the node whose resources they hold."""
+    found: defaultdict[str, list[Field]] = defaultdict(list)
+    for pod in sorted(pods, key=lambda pod: pod.where):
+        found[_node_of(pod, problems)].append(pod)
+    return found
 
 
 def _labelled_in_vain(nodes: Iterable[Node], pools: set[str]) -> Iterable[Problem]:
@@ -193,6 +203,28 @@ def _machine(node: Field, launched: Mapping[str, tuple[str, str]]) -> tuple[str,
         return launched.get(own) or launched.get(provider_id) or ("", own)
 
     return tried([], machine, ("", ""))  # read_node notes what is wrong with it
+
+
+def _going(nodes: Iterable[Node], requests: Iterable[NodeRequest], notices: Iterable[Notice], pools: _Pools) -> dict[str, str]:
+    """Return the nodes that are to go, or may be, with their pools."""
+    machines = {notice.machine_id for notice in notices}
+    machines |= {request.machine_id for request in requests if request.state is State.DRAINING}
+    deleted = {pool.name for pool in pools.good.values() if pool.deleting}
+    return {
+        node.name: node.pool
+        for node in nodes
+        if node.machine_id in machines or node.pool in deleted or any(taint.key == DISRUPTED for taint in node.taints)
+    }
+
+
+def _guests(
+    on_node: Mapping[str, Sequence[Field]], going: Mapping[str, str], gpus: GpuTable, prefix: str
+) -> dict[str, tuple[Guest, ...]]:
+    """Return the pods of the nodes that are to go, which are few: nothing else is read of those of the others."""
+    read = partial(read_guest, gpus=gpus, prefix=prefix)
+    return {
+        node: tuple(guest for pod in on_node.get(node, ()) if (guest := read(pod, pool=pool))) for node, pool in going.items()
+    }
 
 
 # --- demands ----------------------------------------------------------------------------------------------------------

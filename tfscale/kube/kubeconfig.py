@@ -1,4 +1,4 @@
-"""Which kubeconfig file is meant, and what is wrong with it, in words that quote no credentials."""
+"""How a cluster is reached: from a pod, or by a kubeconfig file; what is wrong with it in words that quote no credentials."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes.client import Configuration
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from tfscale.errors import BadInputError, Problem
 
-__all__ = ["explain", "find"]
+__all__ = ["find", "inside", "outside"]
 
 
 def find(kubeconfig: str | None) -> str:
@@ -24,7 +26,29 @@ def find(kubeconfig: str | None) -> str:
     return paths
 
 
-def explain(paths: str, context: str | None, error: Exception) -> BadInputError:
+def inside() -> Configuration:
+    """Return the configuration of a pod, whose token is read again every minute."""
+    configuration = Configuration()
+    try:
+        load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    except (ConfigException, OSError) as error:
+        want = "the token and the CA certificate that Kubernetes mounts"
+        problem = Problem(where="the service account of this pod", field="files", value=str(error), want=want)
+        raise BadInputError(problem) from error
+    return configuration
+
+
+def outside(paths: str, context: str | None) -> Configuration:
+    """Return the configuration that a kubeconfig describes."""
+    configuration = Configuration()
+    try:
+        load_kube_config(paths, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+    except (ConfigException, yaml.YAMLError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise _explained(paths, context, error) from None
+    return configuration
+
+
+def _explained(paths: str, context: str | None, error: Exception) -> BadInputError:
     """Return what is wrong with a file that could not be used. The message of ``error`` may quote a token: it is left out."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return _problem(paths, field="content", value=f"line {error.problem_mark.line + 1}", want="YAML")

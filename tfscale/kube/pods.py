@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
@@ -15,7 +16,8 @@ from tfscale.kube.constraints import NOT_HONOURED, blocks, node_terms, toleratio
 from tfscale.kube.fields import Field, named, tried
 from tfscale.kube.requests import OWN_PREFIX, check_spelling, cpu_request, gpu_notes, gpu_request
 from tfscale.kube.resources import pod_totals
-from tfscale.model import CARD_MILLI, BoundPod, Demand, GpuSlice, Request
+from tfscale.model import CARD_MILLI, DISRUPTED, BoundPod, Demand, GpuSlice, Guest, Request
+from tfscale.selectors import Taint, untolerated
 
 __all__ = [
     "ALLOCATION",
@@ -28,11 +30,16 @@ __all__ = [
     "pool_name",
     "read_allocation",
     "read_demand",
+    "read_guest",
     "waits",
 ]
 
 ALLOCATION = f"{OWN_PREFIX}/allocation"
-_OTHER_KEYS = ("allocation", "isolation", "vendor")
+_DO_NOT_DISRUPT = "do-not-disrupt"
+_OTHER_KEYS = ("allocation", _DO_NOT_DISRUPT, "isolation", "vendor")
+_HOLDS = (f"{OWN_PREFIX}/{_DO_NOT_DISRUPT}", f"karpenter.sh/{_DO_NOT_DISRUPT}")
+_CLOSED = (Taint(key=DISRUPTED), Taint(key="node.kubernetes.io/unschedulable"))
+"""What keeps pods away from a node that is to go."""
 SCHEDULER = "tfscale"
 _MIRROR_POD = "kubernetes.io/config.mirror"
 
@@ -125,6 +132,22 @@ def read_demand(pod: Field, *, pool: str, gpus: GpuTable, prefix: str) -> Demand
         terms=node_terms(pod),
         tolerations=tolerations(pod),
         blocked=blocks(pod, totals, notes),
+    )
+
+
+def read_guest(pod: Field, *, pool: str, gpus: GpuTable, prefix: str) -> Guest | None:
+    """Return a pod of a node that is to go, None for one that belongs to the node. One that cannot be read has to go too."""
+    if tried([], partial(is_daemon, pod), False):  # noqa: FBT003 - unreadable is no daemon
+        return None
+    ours = tried([], lambda: pod.at("spec", "schedulerName").text() == SCHEDULER, False)  # noqa: FBT003
+    notes = pod.at("metadata", "annotations")
+    return Guest(
+        id=_id(pod),
+        uid=tried([], lambda: pod.at("metadata", "uid").text(), ""),
+        demand=tried([], partial(read_demand, pod, pool=pool, gpus=gpus, prefix=prefix), None) if ours else None,
+        leaving=pod.at("metadata", "deletionTimestamp").given,
+        held=any(tried([], notes.at(key).text, "") == "true" for key in _HOLDS),
+        stays=not ours and untolerated(_CLOSED, tried([], partial(tolerations, pod), ())) is None,
     )
 
 

@@ -65,6 +65,7 @@ class _GpuPool(Spec):
     launch_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.launch_within_s
     register_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.register_within_s
     initialise_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.initialise_within_s
+    drain_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.drain_within_s
     set_aside_for: Duration = _DEFAULTS.set_aside_s
     default: bool = False
     binder: Annotated[Literal["loop"], _served("loop", "extender")] = "loop"
@@ -97,6 +98,7 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         launch_within_s=spec.launch_within,
         register_within_s=spec.register_within,
         initialise_within_s=spec.initialise_within,
+        drain_within_s=spec.drain_within,
         set_aside_s=spec.set_aside_for,
         default=spec.default,
         deleting=place.at("metadata", "deletionTimestamp").given,
@@ -191,6 +193,7 @@ def pool_object(pool: Pool) -> Json:
         "launchWithin": duration_text(pool.launch_within_s),
         "registerWithin": duration_text(pool.register_within_s),
         "initialiseWithin": duration_text(pool.initialise_within_s),
+        "drainWithin": duration_text(pool.drain_within_s),
         "setAsideFor": duration_text(pool.set_aside_s),
         "default": pool.default,
     }

@@ -184,8 +184,12 @@ class Kube(Protocol):
         """
         ...
 
-    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
-        """Evict a pod through its eviction subresource; a PodDisruptionBudget that forbids it raises ``TooManyRequestsError``."""
+    def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
+        """Evict a pod through its eviction subresource.
+
+        Raises ``TooManyRequestsError`` where a PodDisruptionBudget forbids it now, and ``ConflictError`` when the pod has
+        another uid.
+        """
         ...
 
     def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field, named
 from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
 from tfscale.lifecycle import State
-from tfscale.model import LaunchBatch, NodeRequest
+from tfscale.model import Disruption, LaunchBatch, NodeRequest
 from tfscale.quantity import time_text
 
 __all__ = [
@@ -54,6 +54,7 @@ def request_status(request: NodeRequest) -> Json:
     status = {
         "state": str(request.state),
         **{name: value for name, value in given.items() if value},
+        **({"drain": _drain_object(request.drain)} if request.drain else {}),
         # Those of others stay theirs.
         "conditions": write_conditions(one for one in request.conditions if one.type in STEPS),
     }
@@ -78,7 +79,24 @@ def read_node_request(obj: Json) -> NodeRequest:
         offer=status.at("offer").text(),
         node=status.at("nodeName").text(),
         launched_s=status.at("launchedAt").seconds() if status.at("launchedAt").given else 0,
+        drain=_drain(status.at("drain")),
         conditions=read_conditions(status),
+    )
+
+
+def _drain_object(drain: Disruption) -> Json:
+    ends = {} if drain.ends_s is None else {"ends": time_text(drain.ends_s)}
+    return {"since": time_text(drain.since_s), **ends, "event": drain.event, "why": drain.why}
+
+
+def _drain(field: Field) -> Disruption | None:
+    if not field.given:
+        return None
+    return Disruption(
+        since_s=field.at("since").seconds(),
+        ends_s=field.at("ends").seconds() if field.at("ends").given else None,
+        event=field.at("event").needed(),
+        why=field.at("why").text(),
     )
 
 

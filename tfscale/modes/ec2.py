@@ -81,7 +81,7 @@ class Ec2Mode:
         self._templates = _templates(calls, context, options, clock=clock, now=now)
         queue = options.interruption_queue
         self._queue = InterruptionQueue(calls, queue, cluster=context.cluster, clock=clock) if queue else None
-        self._launches = Launches(calls, observe=self.observe, on_gone=self._templates.forget, clock=clock)
+        self._launches = Launches(calls, observe=self.observe, on_gone=self._templates.forget, clock=clock, sleep=sleep)
 
     @classmethod
     def open(cls, context: ModeContext) -> Self:
@@ -198,6 +198,9 @@ class Ec2Mode:
             kube=self._kube,
             cluster=self._cluster,
             tags=self._tags("doctor"),
+            templates=self._templates,
+            reservations=self._reservations,
+            check=self.check,
             offers=self.offers,
             sold=lambda: self._catalogue.sold(self._zones),
             machines=lambda: [machine.id for machine in self.observe()],

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types_boto3_ec2 import EC2Client
     from types_boto3_pricing import PricingClient
 
-__all__ = ["Ec2Calls", "code_of", "message_of", "translated"]
+__all__ = ["THROTTLED", "Ec2Calls", "code_of", "is_denied", "message_of", "translated"]
 
 T = TypeVar("T")
 
@@ -45,14 +45,16 @@ MOST_TRIES = 8
 _PRICING_REGION = "us-east-1"
 """The price list is served from a few regions only; it knows the prices of all."""
 
-_THROTTLED = frozenset({
+THROTTLED = frozenset({
     "BandwidthLimitExceeded", "EC2ThrottledException", "RequestLimitExceeded", "RequestThrottled", "SlowDown",
     "Throttling", "ThrottlingException", "TooManyRequestsException",
 })  # fmt: skip
+"""Codes of calls that came too fast."""
 # Nobody could say whether the call was fine: the credentials were not accepted.
+# Newer services end the same names in "Exception".
 _UNKNOWN_CALLER = frozenset({
-    "AuthFailure", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidClientTokenId",
-    "MissingAuthenticationToken", "RequestExpired", "SignatureDoesNotMatch", "UnrecognizedClientException",
+    "AuthFailure", "ExpiredToken", "IncompleteSignature", "InvalidClientTokenId", "InvalidSignature", "InvalidToken",
+    "MissingAuthenticationToken", "RequestExpired", "SignatureDoesNotMatch", "UnrecognizedClient",
 })  # fmt: skip
 # The caller is known and may not do this.
 _DENIED = ("AccessDenied", "Blocked", "OptInRequired", "PendingVerification", "UnauthorizedOperation")
@@ -115,12 +117,15 @@ class Ec2Calls:
             self._clients[service] = client
         return self._clients[service]
 
-    def read(self, action: str, call: Callable[[], T]) -> T:
-        """Return what an idempotent call returns; throttling, server errors and broken connections are tried again."""
+    def read(self, action: str, call: Callable[[], T], *, within_s: int = RETRY_WITHIN_S) -> T:
+        """Return what an idempotent call returns; throttling, server errors and broken connections are tried again.
+
+        No try begins later than `within_s`.
+        """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_transient),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=8),
-            stop=tenacity.stop_before_delay(RETRY_WITHIN_S) | tenacity.stop_after_attempt(MOST_TRIES),
+            stop=tenacity.stop_before_delay(within_s) | tenacity.stop_after_attempt(MOST_TRIES),
             sleep=self._sleep,
             reraise=True,
         )
@@ -159,16 +164,20 @@ def _kind_of(error: ClientError, refusal: type[ModeError]) -> type[ModeError]:
     code, assuming = code_of(error), error.operation_name.startswith("AssumeRole")
     if assuming and _is_transient(error):
         return CloudUnreachableError
-    if assuming or code in _UNKNOWN_CALLER:
+    if assuming or _unknown_caller(code):
         return CredentialsError
-    if refusal is ModeError and code.startswith(_DENIED):
+    if refusal is ModeError and is_denied(error):
         return CredentialsError
     return refusal if code.startswith(_DEFINITE) else ModeError
 
 
+def _unknown_caller(code: str) -> bool:
+    return code.removesuffix("Exception") in _UNKNOWN_CALLER
+
+
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ClientError):
-        return code_of(error) in _THROTTLED or _status_of(error) >= _SERVER_ERROR
+        return code_of(error) in THROTTLED or _status_of(error) >= _SERVER_ERROR
     return isinstance(error, (HTTPClientError, BrokenConnectionError))
 
 
@@ -178,10 +187,15 @@ def code_of(error: ClientError) -> str:
     return error.response.get("Error", {}).get("Code") or "Unknown"
 
 
+def is_denied(error: ClientError) -> bool:
+    """Return whether the caller is known and may not do this."""
+    return code_of(error).startswith(_DENIED)
+
+
 def message_of(error: ClientError) -> str:
     """Return what the cloud said, cut to a length that a log bears, and the same each time."""
     message = (error.response.get("Error", {}).get("Message") or "").partition(_ENCODED)[0]
-    if code_of(error) in _UNKNOWN_CALLER:
+    if _unknown_caller(code_of(error)):
         # What follows are the times that were compared.
         message = message.partition(":")[0]
     return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "..."

@@ -10,25 +10,26 @@ from typing import Any
 import yaml
 from botocore.exceptions import ClientError
 
-from tfscale.errors import ClusterError, ModeError, NotFoundError
-from tfscale.finding import Finding, Verdict
+from tfscale.errors import ClusterError, CredentialsError, ModeError, NotFoundError, Problem
+from tfscale.finding import Finding, Verdict, of_check
 from tfscale.kube.port import CONFIG_MAPS, Kube
 from tfscale.model import Offer, Pool
 from tfscale.modes.ec2_calls import Ec2Calls, code_of
 from tfscale.modes.ec2_catalogue import Facts
-from tfscale.modes.ec2_dry_runs import Refused, dry_run
+from tfscale.modes.ec2_dry_runs import dry_run, missing_permission
 from tfscale.modes.ec2_fleet import fleet_parameters, tag_specifications
 from tfscale.modes.ec2_images import Images
 from tfscale.modes.ec2_options import Ec2Options
 from tfscale.modes.ec2_queue_doctor import queue_findings
 from tfscale.modes.ec2_quotas import quotas_of
-from tfscale.modes.ec2_templates import ARCH, GivenTemplate, template_data
+from tfscale.modes.ec2_reservations import Reservations
+from tfscale.modes.ec2_run import run_parameters
+from tfscale.modes.ec2_templates import ARCH, TemplateSource, template_data
 
 __all__ = ["Doctor"]
 
 _FEW_ADDRESSES = 16
 _POLICY = "tfscale iam-policy --mode ec2 prints the policy"
-_NO_TEMPLATE = "InvalidLaunchTemplateName.NotFoundException"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,9 @@ class Doctor:
     cluster: str
     tags: Mapping[str, str]
     """Those of a machine."""
+    templates: TemplateSource
+    reservations: Reservations
+    check: Callable[[], Sequence[Problem]]
     offers: Callable[[], Sequence[Offer]]
     sold: Callable[[], Iterable[tuple[Facts, str]]]
     machines: Callable[[], Sequence[str]]
@@ -54,6 +58,7 @@ class Doctor:
         if caller.verdict == "fail":
             return
         checks: Sequence[tuple[str, Callable[[], Iterable[Finding]]]] = (
+            ("options", self._options),
             ("launch", self._launches),
             ("launch template", self._template),
             ("terminate", self._terminations),
@@ -71,49 +76,68 @@ class Doctor:
         try:
             yield from look()
         except (ModeError, ClusterError) as error:
-            yield self._found("warn", check, f"could not be checked: {error}")
+            permission = missing_permission(self.calls, error)
+            # What only the doctor looks at need not be allowed.
+            verdict: Verdict = "fail" if check == "options" else "warn"
+            yield self._found(verdict, check, f"could not be checked: {error}", _allow(permission) if permission else "")
 
     def _caller(self) -> Finding:
         sts = self.calls.client("sts")
         try:
             arn = self.calls.read("GetCallerIdentity", sts.get_caller_identity)["Arn"]
-        except ModeError as error:
+        except CredentialsError as error:
             return self._found("fail", "credentials", str(error), "see which credentials this process has, and since when")
+        except ModeError as error:
+            # STS may be out of reach, or silent, where EC2 is not.
+            return self._found("warn", "credentials", f"could not be checked: {error}")
         return self._found("ok", "credentials", f"calls are made as {arn}")
 
+    def _options(self) -> Iterable[Finding]:
+        return of_check(self.pool.name, "ec2", self.check())
+
     def _launches(self) -> Iterator[Finding]:
-        offers = [offer for offer in self.offers() if not offer.reservation]
+        offers = self.offers()
         for kind in dict.fromkeys(offer.capacity_type for offer in offers):
-            offer = next(one for one in offers if one.capacity_type == kind)
-            yield from self._launch(offer)
+            yield from self._launch(next(one for one in offers if one.capacity_type == kind))
         if not offers:
-            yield self._found("warn", "launch", "could not be checked: there is no offer", "see what the pool's condition says")
+            yield self._found("warn", "launch", "could not be checked: there is no offer", "see what the options say")
 
     def _launch(self, offer: Offer) -> Iterator[Finding]:
-        what, ec2 = f"launch {offer.id}", self.calls.ec2
-        named: Mapping[str, str] = {"LaunchTemplateName": f"tfscale-doctor-{self.pool.name}", "Version": "1"}
-        if self.options.launch_template is not None:
-            (named, _), *_ = GivenTemplate(self.calls, self.options.launch_template).specifications([offer])
-        fleet: Any = fleet_parameters([(named, [offer])], [offer], count=1, tags=self.tags, token_of=["doctor"])
-        yield self._dry(what, "CreateFleet", lambda: ec2.create_fleet(**fleet, DryRun=True))
-        alone: Any = {
+        what, ec2, template = f"launch {offer.id}", self.calls.ec2, self.templates.find(offer)
+        if template and not offer.reservation:
+            fleet: Any = fleet_parameters([(template, [offer])], [offer], count=1, tags=self.tags, token_of=["doctor"])
+            yield self._dry(what, "CreateFleet", partial(ec2.create_fleet, **fleet, DryRun=True))
+        elif not offer.reservation:
+            # A template that is not there has no tags, so EC2 would deny its use to whoever may only use ours.
+            yield self._found("warn", what, "CreateFleet could not be checked: tfscale has made no launch template yet")
+        alone: Any = self._alone(offer, template)
+        yield self._dry(what, "RunInstances", partial(ec2.run_instances, **alone, DryRun=True))
+
+    def _alone(self, offer: Offer, template: Mapping[str, str] | None) -> dict[str, Any]:
+        """Return the parameters of a RunInstances: as a launch into the reservation has them, or what a fleet would do."""
+        source: Mapping[str, Any] = {"LaunchTemplate": template} if template else self._data(offer)
+        if offer.reservation:
+            block = self.reservations.is_block(offer.reservation)
+            run = run_parameters(offer, count=1, template={}, block=block, tags=self.tags, token_of=["doctor"])
+            return {**{key: run[key] for key in run if key != "LaunchTemplate"}, **source}
+        return {
             "InstanceType": offer.instance_type,
             "MinCount": 1,
             "MaxCount": 1,
             "TagSpecifications": tag_specifications(self.tags, "instance", "volume"),
             **({"SubnetId": offer.subnets[0]} if offer.subnets else {}),
-            **({"LaunchTemplate": named} if self.options.launch_template else self._data(offer)),
+            **source,
         }
-        yield self._dry(what, "RunInstances", lambda: ec2.run_instances(**alone, DryRun=True))
 
     def _data(self, offer: Offer) -> Mapping[str, Any]:
-        """Return what a template of ours would say, whose image must be there."""
+        """Return what a template of ours would say, but for the user data, which botocore would encode once more."""
         bootstrap = self.options.bootstrap
         assert bootstrap is not None  # noqa: S101 - the options are refused otherwise
         image = Images(self.calls, bootstrap, clock=lambda: 0).find(offer.labels[ARCH])
         if image is None:
             raise ModeError(f"there is no image for {offer.labels[ARCH]}")
-        return template_data(bootstrap, image, pool=self.pool.name, capacity_type=offer.capacity_type)
+        data = template_data(bootstrap, image, pool=self.pool.name, capacity_type=offer.capacity_type)
+        return {key: data[key] for key in data if key != "UserData"}
 
     def _template(self) -> Iterator[Finding]:
         offer = next(iter(self.offers()), None)
@@ -141,11 +165,8 @@ class Doctor:
         refused = dry_run(self.calls, action, call)
         if refused is None:
             return self._found("ok", check, f"{action} would be made")
-        if _NO_TEMPLATE in refused.text:
-            return self._found(
-                "warn", check, f"{action} could not be checked to the end: tfscale has made no launch template yet"
-            )
-        return self._found("fail", check, refused.text, _cure(refused))
+        fix = _allow(refused.permission) if refused.permission else "see the pool's options"
+        return self._found("fail", check, refused.text, fix)
 
     def _images(self) -> Iterator[Finding]:
         bootstrap = self.options.bootstrap
@@ -215,7 +236,7 @@ class Doctor:
         try:
             data = self.kube.get(CONFIG_MAPS, "aws-auth", namespace="kube-system").get("data") or {}
             mapped = yaml.safe_load(data.get("mapRoles", "")) or []
-            return any(entry.get("rolearn") == role for entry in mapped)
+            return any(entry.get("rolearn") in (role, _without_path(role)) for entry in mapped)
         except (NotFoundError, yaml.YAMLError, AttributeError, TypeError):
             return False
 
@@ -269,8 +290,14 @@ class Doctor:
         return Finding(pool=self.pool.name, check=check, verdict=verdict, says=says, fix=fix)
 
 
-def _cure(refused: Refused) -> str:
-    return f"allow {refused.permission}: {_POLICY}" if refused.permission else "see the pool's options"
+def _allow(permission: str) -> str:
+    return f"allow {permission}: {_POLICY}"
+
+
+def _without_path(role: str) -> str:
+    """Return the ARN of a role as the ConfigMap has it, which knows no paths."""
+    account, _, name = role.partition(":role/")
+    return f"{account}:role/{name.rpartition('/')[2]}"
 
 
 def _is(error: ModeError, code: str) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from tfscale.errors import CredentialsError, ModeError
-from tfscale.modes.ec2_calls import Ec2Calls, code_of
+from tfscale.modes.ec2_calls import Ec2Calls, code_of, is_denied
 
-__all__ = ["Refused", "dry_run"]
+__all__ = ["Refused", "dry_run", "missing_permission"]
 
 _DENIED = re.compile(r"not authorized to perform: (\S+)(?: on resource: (\S+))?")
 _ENCODED = re.compile(r"Encoded authorization failure message: (\S+)")
@@ -38,14 +38,23 @@ def dry_run(calls: Ec2Calls, action: str, call: Callable[[], object]) -> Refused
             raise
         if code_of(cause) == "DryRunOperation":
             return None
-        denied = isinstance(error, CredentialsError)
-        return Refused(text=str(error), permission=(_permission(calls, cause) or f"ec2:{action}") if denied else "")
+        return Refused(text=str(error), permission=missing_permission(calls, error, service="ec2:"))
     return None
 
 
-def _permission(calls: Ec2Calls, error: ClientError) -> str:
-    """Return the missing action and its resource, from the message, or from what STS decodes of it."""
-    message = error.response.get("Error", {}).get("Message") or ""
+def missing_permission(calls: Ec2Calls, error: Exception, *, service: str = "") -> str:
+    """Return which action a call lacked and for which resource, or nothing where that was not the reason.
+
+    Most services say it; else STS may decode it, and else it is as good as certainly the operation of `service`.
+    """
+    cause = error.__cause__
+    if not isinstance(error, CredentialsError) or not isinstance(cause, ClientError) or not is_denied(cause):
+        return ""
+    message = cause.response.get("Error", {}).get("Message") or ""
+    return _named(calls, message) or f"{service}{cause.operation_name}"
+
+
+def _named(calls: Ec2Calls, message: str) -> str:
     if found := _DENIED.search(message):
         return " on ".join(filter(None, found.groups()))
     if encoded := _ENCODED.search(message):

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from tfscale.errors import LaunchRefusedError, ModeError
 from tfscale.model import LaunchBatch, Machine
 from tfscale.modes.base import LaunchResult, Refusal, results_of
-from tfscale.modes.ec2_calls import Ec2Calls, code_of, message_of, translated
+from tfscale.modes.ec2_calls import THROTTLED, Ec2Calls, code_of, message_of, translated
 from tfscale.modes.ec2_fleet import machines_of_fleet, offer_ids, refusals_of_fleet
 from tfscale.modes.ec2_machines import machine_of
 from tfscale.modes.ec2_refusals import GONE, MISMATCH, UNFULFILLABLE, refusals_about
@@ -23,13 +23,15 @@ log = logging.getLogger(__name__)
 
 LISTED_WITHIN_S = 60
 """How long a machine may be missing from DescribeInstances, which is eventually consistent."""
+PAUSE_S = 5
+"""How long to wait where nothing was launched and no offer is to blame: the next order may ask for the same at once."""
 
 
 class Launches:
     """The launches of one pool.
 
     `observe` lists its machines. `on_gone` is told that a launch template or its image is not there, and returns whether
-    another one will be made. `clock` gives seconds.
+    another one will be made. `clock` gives seconds, `sleep` waits for so many.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Launches:
         observe: Callable[[], Sequence[Machine]],
         on_gone: Callable[[], bool],
         clock: Callable[[], float],
+        sleep: Callable[[float], None],
     ) -> None:
         self._calls = calls
         self._observe = observe
         self._on_gone = on_gone
         self._clock = clock
+        self._sleep = sleep
         self._unsent: set[str] = set()
         """Batches that were prepared here, and that nobody has sent."""
         self._unlisted_since_s: dict[str, float] = {}
@@ -102,7 +106,8 @@ class Launches:
         )
         if not machines and not capacity:
             codes = {refusal.code for refusal in refusals}
-            raise _RefusedError(f"launch {batch.name}: {reasons}", settled=True, gone=not codes.isdisjoint(GONE))
+            blameless, gone = codes <= THROTTLED, not codes.isdisjoint(GONE)
+            raise _RefusedError(f"launch {batch.name}: {reasons}", settled=True, blameless=blameless, gone=gone)
         return results_of(batch, machines, capacity)
 
     def _read_back(self, fleet_id: str, batch: LaunchBatch) -> Mapping[str, Any]:
@@ -110,7 +115,9 @@ class Launches:
         fleets = self._calls.read("DescribeFleets", lambda: self._calls.ec2.describe_fleets(FleetIds=[fleet_id])["Fleets"])
         found = [fleet for fleet in fleets if fleet.get("Instances") or fleet.get("Errors")]
         if not found:
-            raise ModeError(f"launch {batch.name}: fleet {fleet_id} does not say yet what became of it")
+            # It may be described before its machines are. They are listed in time, if there are any.
+            self._unlisted_since_s.setdefault(batch.name, self._clock())
+            raise _RefusedError(f"launch {batch.name}: fleet {fleet_id} does not say what became of it", blameless=True)
         return found[0]
 
     def _after(self, refused: _RefusedError, batch: LaunchBatch) -> Sequence[LaunchResult]:
@@ -127,10 +134,11 @@ class Launches:
             log.info("launch %s: refused: %s", batch.name, _reasons(refused.refusals))
             return results_of(batch, (), refused.refusals)
         if refused.gone and self._on_gone():
-            # Another one is made for the next call; the offers are not to blame.
             log.warning("%s; another one is made", refused)
-            return results_of(batch, ())
-        raise refused
+        elif not refused.blameless:
+            raise refused
+        self._sleep(PAUSE_S)
+        return results_of(batch, ())
 
     def _wait_for_listing(self, refused: _RefusedError, batch: LaunchBatch) -> None:
         since_s = self._unlisted_since_s.get(batch.name)
@@ -141,9 +149,19 @@ class Launches:
 class _RefusedError(LaunchRefusedError):
     """EC2 refused this very call; `settled` where that is also what became of every earlier one with its token."""
 
-    def __init__(self, message: str, *, settled: bool = False, gone: bool = False, refusals: Sequence[Refusal] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        settled: bool = False,
+        blameless: bool = False,
+        gone: bool = False,
+        refusals: Sequence[Refusal] = (),
+    ) -> None:
         super().__init__(message)
         self.settled = settled
+        self.blameless = blameless
+        """Whether no other offer would have fared better."""
         self.gone = gone
         """Whether a launch template is not there, or its image."""
         self.refusals = refusals

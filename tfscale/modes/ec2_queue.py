@@ -26,6 +26,8 @@ VISIBLE_AGAIN_S = 60
 """When a message that was received and not deleted comes back, also to another process. Longer than a round takes."""
 ASK_AGAIN_S = 60
 """How long a queue that gave no answer is left alone: a round must not wait for it each time."""
+WITHIN_S = 5
+"""No call is tried again after so long: nothing but a warning is lost, and all pools wait for it."""
 _AT_ONCE = 10
 """The most messages that SQS gives or deletes in one call."""
 _MOST_CALLS = 30
@@ -97,7 +99,7 @@ class InterruptionQueue:
     def _receive_some(self) -> list[dict[str, Any]]:
         sqs, url = self._calls.client("sqs"), self._at()
         wanted = {"MaxNumberOfMessages": _AT_ONCE, "WaitTimeSeconds": 0, "VisibilityTimeout": VISIBLE_AGAIN_S}
-        reply = self._calls.read("ReceiveMessage", lambda: sqs.receive_message(QueueUrl=url, **wanted))
+        reply = self._calls.read("ReceiveMessage", lambda: sqs.receive_message(QueueUrl=url, **wanted), within_s=WITHIN_S)
         messages: list[dict[str, Any]] = reply.get("Messages", [])
         return messages
 
@@ -151,7 +153,9 @@ class InterruptionQueue:
     def _delete(self, receipts: Sequence[str]) -> None:
         sqs, url = self._calls.client("sqs"), self._at()
         entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts)]
-        reply = self._calls.read("DeleteMessageBatch", lambda: sqs.delete_message_batch(QueueUrl=url, Entries=entries))
+        reply = self._calls.read(
+            "DeleteMessageBatch", lambda: sqs.delete_message_batch(QueueUrl=url, Entries=entries), within_s=WITHIN_S
+        )
         for failed in reply.get("Failed", []):
             log.info("queue %s: a message is not deleted and comes back: %s", self._name, failed.get("Code"))
 
@@ -165,7 +169,7 @@ def queue_url(calls: Ec2Calls, name: str) -> str:
     if "/" in name:
         return name
     sqs = calls.client("sqs")
-    return str(calls.read("GetQueueUrl", lambda: sqs.get_queue_url(QueueName=name))["QueueUrl"])
+    return str(calls.read("GetQueueUrl", lambda: sqs.get_queue_url(QueueName=name), within_s=WITHIN_S)["QueueUrl"])
 
 
 def _sooner(known: Notice | None, notice: Notice) -> Notice:

@@ -28,10 +28,11 @@ GONE = frozenset({
 """What a recorded call names was deleted since: launch template or image."""
 
 _ALL_SPOT = "*/*/spot"
-_OF_SPOT = frozenset({"AuthFailure.ServiceLinkedRoleCreationNotPermitted", "MaxSpotInstanceCountExceeded"})
+_OF_SPOT = "AuthFailure.ServiceLinkedRoleCreationNotPermitted"
 """About the account: no other spot offer fares better."""
-_OF_TYPE = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
-"""Quotas are per family and region, and apart for spot: a type fares no better in another zone, but perhaps as spot."""
+_OF_TYPE = frozenset({"InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded"})
+"""Quotas are per family and region, and apart for spot: a type fares no better in another zone, but perhaps as spot, or a type
+of another family. Source: EC2's pages on On-Demand and Spot instance quotas."""
 _OF_SUBNET = "InsufficientFreeAddressesInSubnet"
 
 
@@ -44,7 +45,7 @@ def refusals_about(code: str, message: str, *, about: Sequence[str], subnet: str
     >>> [one.offer for one in refusals_about("VcpuLimitExceeded", "", about=call[:1], subnet="", among=call)]
     ['g6.xlarge/a/spot', 'g6.xlarge/b/spot']
     """
-    if code in _OF_SPOT and all(offer.endswith("/spot") for offer in about):
+    if code == _OF_SPOT and all(offer.endswith("/spot") for offer in about):
         wide: Sequence[str] = [_ALL_SPOT]
     elif code == _OF_SUBNET and subnet:
         wide = [subnet]

@@ -50,6 +50,10 @@ class TemplateSource(Protocol):
         """Return LaunchTemplateSpecifications with the offers that each is for, in their order."""
         ...
 
+    def find(self, offer: Offer) -> dict[str, str] | None:
+        """Return the LaunchTemplateSpecification for an offer, or None where it is not made yet. None is made."""
+        ...
+
     def forget(self) -> bool:
         """Remember nothing, because a template or its image is gone. Return whether another one is made."""
         ...
@@ -73,6 +77,10 @@ class GivenTemplate:
     def specifications(self, offers: Sequence[Offer]) -> list[tuple[dict[str, str], list[Offer]]]:
         """Return one specification for all offers. Raises ``LaunchRefusedError`` for a version that is not there."""
         return [(self._specification(), [*offers])]
+
+    def find(self, offer: Offer) -> dict[str, str] | None:  # noqa: ARG002 - as the protocol has it
+        """Return the one specification."""
+        return self._specification()
 
     def forget(self) -> bool:
         """Return False: nobody but its author can make it again."""
@@ -151,6 +159,12 @@ class OwnTemplates:
             self._ids.clear()
         return found
 
+    def find(self, offer: Offer) -> dict[str, str] | None:
+        """Return the specification for an offer, or None where it is not made yet, or no image boots there. None is made."""
+        image = self._images.find(offer.labels.get(ARCH, ""))
+        found = self._found(self._named_after(image, offer.capacity_type)[0]) if image else ""
+        return {"LaunchTemplateId": found, "Version": "1"} if found else None
+
     def forget(self) -> bool:
         """Look everything up anew before it is named again, and make what is missing."""
         self._ids.clear()
@@ -168,11 +182,15 @@ class OwnTemplates:
         return [Problem(where=where, field="spec.options.bootstrap.ami", value=value, want=want)]
 
     def _id(self, image: Image, capacity_type: str) -> str:
-        data = template_data(self._bootstrap, image, pool=self._pool, capacity_type=capacity_type)
-        name = _name(self._cluster, self._tags, data)
+        name, data = self._named_after(image, capacity_type)
         if name not in self._ids:
             self._ids[name] = self._found(name) or self._made(name, data)
         return self._ids[name]
+
+    def _named_after(self, image: Image, capacity_type: str) -> tuple[str, dict[str, Any]]:
+        """Return the name of the template for an image, and all that it says."""
+        data = template_data(self._bootstrap, image, pool=self._pool, capacity_type=capacity_type)
+        return _name(self._cluster, self._tags, data), data
 
     def _found(self, name: str) -> str:
         # By filter: by name, one that is missing would be an error.

@@ -25,7 +25,7 @@ from tfscale.errors import (
     Problem,
     TfscaleError,
 )
-from tfscale.finding import Finding
+from tfscale.finding import Finding, of_check
 from tfscale.kube.nodes import MOST_CARDS
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
@@ -161,10 +161,10 @@ class _Guard:
             self._mode.acknowledge(notices)
 
     def examine(self) -> Sequence[Finding]:
-        """Return what the mode's own doctor finds; nothing where it has none."""
+        """Return what the mode's own doctor finds, or where it has none, its check."""
         look = getattr(self._mode, "examine", None)
         if look is None:
-            return ()
+            return of_check(self._pool.name, self.name, self.check())
         with _contained("examine", self._pool):
             return _typed(_FINDINGS, look())
 

@@ -238,8 +238,13 @@ class KubeApi:
             raise RefusedObjectError(f"name in URL is {target.name!r}, in the object {meta.get('name')!r}; want them equal")
         namespace = target.namespace or ""
         if target.subresource == "eviction":
-            grace_s = (body.get("deleteOptions") or {}).get("gracePeriodSeconds")
-            self._kube.evict(target.name, namespace=namespace, grace_period_s=grace_s)
+            options = body.get("deleteOptions") or {}
+            self._kube.evict(
+                target.name,
+                namespace=namespace,
+                uid=(options.get("preconditions") or {}).get("uid"),
+                grace_period_s=options.get("gracePeriodSeconds"),
+            )
         else:
             self._kube.bind(
                 target.name,

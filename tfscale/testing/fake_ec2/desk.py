@@ -64,6 +64,13 @@ class Desk:
         Raises ``ApiError`` for what the service refuses, and what botocore raises where no reply comes.
         """
         self.requests.append((call.operation, call.parameters))
+        try:
+            return self._reply(call)
+        except ApiError as error:
+            # Many are constants: each would keep alive, for good, all that it was ever raised through.
+            raise error.with_traceback(None) from None
+
+    def _reply(self, call: Call) -> Mapping[str, Any] | None:
         if call.service == "ec2" and call.region != self._region:
             # Unlike a broken connection this is not worth a second attempt: readers would wait for half a minute of real time.
             raise UnknownRegionError(region_name=call.region, error_msg=f"The simulated cloud is {self._region}.")

@@ -14,11 +14,11 @@ from tfscale.testing.fake_ec2.machines import SimulatedMachine
 from tfscale.testing.fake_ec2.market import Market
 from tfscale.testing.fake_ec2.pages import Answer, tags_for, tags_of
 from tfscale.testing.fake_ec2.places import Places
-from tfscale.testing.fake_ec2.room import Capacity, Place, Room
+from tfscale.testing.fake_ec2.room import Place, Room
 from tfscale.testing.fake_ec2.throttle import Throttle
 from tfscale.testing.fake_ec2.tokens import Tokens
 
-__all__ = ["Capacity", "Launches", "Place", "Room", "SimulatedMachine"]
+__all__ = ["Launches"]
 
 _Parameters = dict[str, Any]
 _Reply = Mapping[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import SimpleNamespace
@@ -21,15 +20,13 @@ from tfscale.testing.fake_ec2.region import Region
 
 __all__ = ["MemoryCloud"]
 
-_WITH_TOKEN = frozenset({"CreateFleet", "CreateLaunchTemplate", "CreateLaunchTemplateVersion", "RunInstances"})
-"""botocore fills in the client token of these, and only such have one."""
-
 
 class MemoryCloud(Region):
     """One region in memory; any number of them may be there at once. See :class:`Region` for what it is made with.
 
     `session` stands for a ``boto3.Session``: its clients have the methods and paginators of boto3's, raise the same errors and
-    emit ``request-created``. They make one attempt of each call, and look at no parameter that the cloud has no use for.
+    emit ``request-created``. They make one attempt of each call, fill in no client token, and look at no parameter that the
+    cloud has no use for.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - those of Region
@@ -64,21 +61,19 @@ class MemoryCloud(Region):
 class _Session:
     def __init__(self, desk: Desk, region: str) -> None:
         self._desk = desk
-        self._tokens = itertools.count()
         self.region_name = region
 
     def client(self, service: str, region_name: str | None = None, **_: object) -> _Client:
-        return _Client(self._desk, service, region_name or self.region_name, self._tokens)
+        return _Client(self._desk, service, region_name or self.region_name)
 
 
 class _Client:
     """A client of one service. Any operation is a method."""
 
-    def __init__(self, desk: Desk, service: str, region: str, tokens: Iterator[int]) -> None:
+    def __init__(self, desk: Desk, service: str, region: str) -> None:
         self._desk = desk
         self._service = service
         self._region = region
-        self._tokens = tokens
         self.meta = SimpleNamespace(events=HierarchicalEmitter(), region_name=region)
 
     def __getattr__(self, method: str) -> Callable[..., dict[str, Any]]:
@@ -96,8 +91,6 @@ class _Client:
         return _Paginator(getattr(self, method))
 
     def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        if operation in _WITH_TOKEN:
-            parameters.setdefault("ClientToken", f"filled-in-{next(self._tokens)}")
         self.meta.events.emit(f"request-created.{self._service}.{operation}", request=None, operation_name=operation)
         call = Call(
             service=self._service,

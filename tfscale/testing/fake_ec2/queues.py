@@ -23,7 +23,6 @@ class _Message:
     body: str
     visible_s: int
     receipt: str = ""
-    received: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +90,6 @@ class Queues:
         for message in taken:
             message.visible_s = self._clock() + hidden_s
             message.receipt = self._number("receipt")
-            message.received += 1
         return {"Messages": [_shown(message) for message in taken]} if taken else {}
 
     def _delete(self, parameters: _Parameters) -> _Reply:
@@ -118,5 +116,4 @@ class Queues:
 
 
 def _shown(message: _Message) -> dict[str, Any]:
-    count = {"ApproximateReceiveCount": str(message.received)}
-    return {"MessageId": message.id, "ReceiptHandle": message.receipt, "Body": message.body, "Attributes": count}
+    return {"MessageId": message.id, "ReceiptHandle": message.receipt, "Body": message.body}

@@ -90,7 +90,7 @@ class Region(ABC):
         return self._desk
 
     def _answers(self) -> dict[str, Answer]:
-        tokens = Tokens()
+        tokens = Tokens(lambda: self.now_s)
         listing = Listing(self._ground, self._machines, self._reservations, self._templates)
         places = Places(self._ground, self._market, self._templates, self._reservations)
         self._launches = Launches(self._ground, self._market, listing, self._room, places, self._throttle)

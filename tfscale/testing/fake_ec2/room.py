@@ -67,6 +67,8 @@ class Room:
         for free, why in self._limits(place):
             if free < count:
                 count, lack = max(free, 0), why
+        if lack and lack is THROTTLED.error:
+            self._throttle.refused["RunInstances"] += 1
         return count, lack
 
     def free_addresses(self, subnet_id: str) -> int:

@@ -45,7 +45,7 @@ class Throttle:
         self._left: dict[str, tuple[float, float]] = {}
         """Tokens and since when, by bucket."""
         self.refused: Counter[str] = Counter()
-        """How often each operation was refused."""
+        """How often each operation was refused; RunInstances also once for each override of a fleet that found too few tokens."""
 
     def admit(self, operation: str, parameters: Mapping[str, Any]) -> None:
         """Take the tokens of a call. Raises ``ApiError`` where there are too few."""

@@ -184,10 +184,11 @@ class FakeKube:
             if nothing_keeps(marked):
                 self._commit(kind, self._stored(kind, namespace, name)[0], None)
 
-    def evict(self, name: str, *, namespace: str, grace_period_s: int | None = None) -> None:
+    def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
         """Delete a pod unless its PodDisruptionBudget allows no disruption now."""
         with self._changed:
             pod, where = self._stored(PODS, namespace, name)
+            rules.check_expected(pod, where, uid=uid, resource_version=None)
             budgets = [budget for budget in self._state.objects(DISRUPTION_BUDGETS).values() if selects(budget, pod)]
             check_eviction(pod, budgets, where)
             evicted = rules.with_condition(pod, "DisruptionTarget", self._now(), reason="EvictionByEvictionAPI")

@@ -35,9 +35,19 @@ class LaunchingContract(Workplace):
 
     def test_without_priorities_the_cheapest_comes_first(self, cloud: Region, ec2: EC2Client) -> None:
         """So EC2's own strategy is: lowest price."""
-        reply = ec2.create_fleet(**fleet(cloud, (BIG, HERE), (SMALL, HERE), OnDemandOptions={}))
+        reply = ec2.create_fleet(**fleet(cloud, (SMALL, HERE), (BIG, HERE), OnDemandOptions={}))
 
         assert [group["InstanceType"] for group in reply["Instances"]] == [SMALL]
+
+    @pytest.mark.parametrize(
+        ("strategy", "first"), [("capacity-optimized-prioritized", BIG), ("price-capacity-optimized", SMALL)]
+    )
+    def test_spot_has_an_order_of_its_own(self, cloud: Region, ec2: EC2Client, strategy: str, first: str) -> None:
+        """What is said about on-demand machines does not count."""
+        options: dict[str, Any] = {"SpotOptions": {"AllocationStrategy": strategy}}
+        reply = ec2.create_fleet(**fleet(cloud, (BIG, HERE), (SMALL, HERE), kind="spot", **options))
+
+        assert [group["InstanceType"] for group in reply["Instances"]] == [first]
 
     def test_spot_is_spot(self, cloud: Region, ec2: EC2Client) -> None:
         """A spot machine says so wherever it is listed; an on-demand machine says nothing."""
@@ -58,6 +68,19 @@ class LaunchingContract(Workplace):
 
         assert (first["FleetId"], ids_in({**first})) == (again["FleetId"], ids_in({**again}))
         assert one == two
+
+    @pytest.mark.parametrize("operation", ["create_fleet", "run_instances"])
+    def test_a_token_counts_for_a_day(self, cloud: Region, ec2: EC2Client, operation: str) -> None:
+        """Whoever comes with it later buys once more."""
+        call: Any = getattr(ec2, operation)
+        wanted = {"create_fleet": fleet(cloud, (SMALL, HERE)), "run_instances": single(cloud)}[operation]
+        before, seen = len(cloud.machines), []
+        for wait_s in (0, 86_399, 1):
+            cloud.advance(cloud.now_s + wait_s)
+            call(**wanted, ClientToken="day-1")
+            seen.append(len(cloud.machines) - before)
+
+        assert seen == [1, 1, 2]
 
     @pytest.mark.parametrize("operation", ["create_fleet", "run_instances"])
     def test_a_token_belongs_to_its_parameters(self, cloud: Region, ec2: EC2Client, operation: str) -> None:

@@ -107,7 +107,11 @@ class LimitsContract(Workplace):
         assert code_of(caught) == ("RequestLimitExceeded", 503)
         with pytest.raises(ClientError):
             ec2.run_instances(**single(cloud))
-        assert cloud.throttled["RunInstances"] >= 2
+        assert cloud.throttled["RunInstances"] == 2
+        cloud.forget_calls()
+        cloud.set_throttle(on=True)
+        ec2.run_instances(**single(cloud))
+        assert not cloud.throttled
 
     def test_reads_have_a_hundred_tokens(self, cloud: Region, ec2: EC2Client) -> None:
         """Twenty more a second; the price list is another service."""

@@ -1,0 +1,91 @@
+"""Nodes that nobody uses, and what is done about them: marked, left to others, or given back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from tfscale.lifecycle import Event, State
+from tfscale.market import Supply
+from tfscale.model import Cluster, Pool
+from tfscale.plan import Action, MarkIdle, Release, Terminate, Unguard
+from tfscale.records import Book
+
+__all__ = ["Timed", "free", "idle", "release", "returns"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Actions, and when time alone asks for more."""
+
+    actions: tuple[Action, ...] = ()
+    recheck_s: int | None = None
+
+
+def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str]) -> Timed:
+    """Leave nodes that were kept for their first pod to whoever removes idle nodes. `chosen` get a pod in this plan."""
+    machines = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
+    actions: list[Action] = []
+    due: list[int] = []
+    for request in book.requests:
+        machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
+        if machine is None or machine.protected_until_s is None or machine.stopping:
+            continue
+        used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
+        if not used and cluster.now_s < machine.protected_until_s:
+            due.append(machine.protected_until_s)
+            continue
+        actions.append(
+            Release(
+                pool=pool.name,
+                request=request,
+                node=node.name if node else "",
+                overdue=not used,
+                why="it has its first pod" if used else "no pod came for it in time",
+            )
+        )
+    return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
+
+
+def returns(pool: Pool, supply: Supply | None) -> bool:
+    """Return whether idle nodes are ours to give back."""
+    return supply is not None and (pool.deleting or not supply.reclaims_idle)
+
+
+def idle(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str]) -> Timed:
+    """Mark nodes that nobody uses, and give back those that were marked long enough ago. `chosen` get a pod in this plan."""
+    actions: list[Action] = []
+    due: list[int] = []
+    ready = [r for r in book.requests if r.state is State.READY and r.name in book.nodes and r.name not in book.problems]
+    for request in ready:
+        node = book.nodes[request.name]
+        busy = node.name in chosen or any(not pod.daemon for pod in node.pods)
+        if busy:
+            if node.idle_since_s is not None:
+                actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=None, why="it has work again"))
+            continue
+        since_s = cluster.now_s if node.idle_since_s is None else node.idle_since_s
+        if cluster.now_s - since_s >= pool.idle_after_s or pool.deleting:
+            actions.append(
+                Terminate(
+                    pool=pool.name,
+                    request=request,
+                    node=node.name,
+                    event=Event.IDLE,
+                    why=f"idle for {cluster.now_s - since_s} s",
+                )
+            )
+            continue
+        due.append(since_s + pool.idle_after_s)
+        if node.idle_since_s is None:
+            actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=since_s, why="no pod is left on it"))
+    return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
+
+
+def release(cluster: Cluster, pool: Pool) -> list[Action]:
+    """Let a pool that is being deleted go once nothing is recorded or listed that was bought for it."""
+    owners = {*(request.pool for request in cluster.requests), *(batch.pool for batch in cluster.batches)}
+    machines = cluster.machines.get(pool.name)
+    if not pool.deleting or not pool.guarded or pool.name in owners or machines is None or machines:
+        return []
+    return [Unguard(pool=pool.name, why="nothing is left that was bought for it")]
