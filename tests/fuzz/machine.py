@@ -17,8 +17,9 @@ from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, THROTTLED, UNREAC
 
 __all__ = ["LaunchSchedule"]
 
-WRITE = st.integers(1, 14)
-"""Which write of a round: a purchase of two nodes makes seven."""
+WRITE = st.integers(1, 7) | st.integers(1, 14)
+"""Which write of a round: a purchase of two nodes makes seven, so most rounds that write make no more."""
+RESYNC_S = 60
 FAULTS = {"throttled": THROTTLED, "server errors": SERVER_ERROR, "unreachable": UNREACHABLE, "lost replies": LOST_REPLY}
 OPERATIONS = (
     "CreateFleet",
@@ -27,6 +28,8 @@ OPERATIONS = (
     "DescribeInstances",
     "DescribeFleets",
     "DescribeLaunchTemplates",
+    "ReceiveMessage",
+    "DeleteMessageBatch",
 )
 PLACES = st.tuples(st.sampled_from([kind.name for kind in TYPES]), st.sampled_from(ZONES), st.sampled_from(["spot", "on-demand"]))
 
@@ -56,6 +59,13 @@ class LaunchSchedule(RuleBasedStateMachine):
         """One round."""
         self.world.round()
 
+    @rule(count=st.integers(2, 4))
+    def some_rounds(self, count: int) -> None:
+        """As many as follow on each other when nothing happens meanwhile."""
+        for _ in range(count):
+            self.world.round()
+            self.world.pass_time(10)
+
     @rule(shape=st.integers(0, 3))
     def pod_comes(self, shape: int) -> None:
         """One more pod."""
@@ -68,19 +78,21 @@ class LaunchSchedule(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 5, 20, 60, 60, 200, 1_000]))
     def time_passes(self, seconds: int) -> None:
-        """Machines boot and end, nodes join, timeouts come."""
+        """Machines boot and end, nodes join, timeouts come; a gap does not last for long."""
+        if seconds >= RESYNC_S:
+            self.world.process.view.thaw()
         self.world.pass_time(seconds)
 
     # --- processes ---
 
-    @rule(at=WRITE, what=st.sampled_from(sorted(TRAPS)))
+    @rule(at=WRITE, what=st.sampled_from([*sorted(TRAPS), "loses the answer", "is refused", "is refused"]))
     def write_goes_wrong(self, at: int, what: str) -> None:
-        """Something befalls one write of a round, if it makes so many."""
+        """Something befalls one write of this round, or of a later one."""
         self.world.round(at=at, trap=trap(self.world, what))
 
     @rule(what=st.sampled_from(sorted(TRAPS)))
     def call_goes_wrong(self, what: str) -> None:
-        """Something befalls the write that launches, if the round buys."""
+        """Something befalls the next call that launches."""
         self.world.round(at="create_fleet", trap=trap(self.world, what))
 
     @rule()
@@ -112,10 +124,15 @@ class LaunchSchedule(RuleBasedStateMachine):
         self.world.count("API server away")
         self.world.process.view.unreachable = 2
 
-    @rule(kind=st.sampled_from([NODE_REQUESTS, NODE_REQUESTS, LAUNCH_BATCHES, NODES]), number=st.integers(0, 9))
-    def deleted_by_hand(self, kind: Kind, number: int) -> None:
-        """Somebody deletes a record or a node."""
+    @rule(kind=st.sampled_from([NODE_REQUESTS, LAUNCH_BATCHES]), number=st.integers(0, 9))
+    def record_deleted(self, kind: Kind, number: int) -> None:
+        """Somebody deletes a record."""
         self.world.delete_by_hand(kind, number)
+
+    @rule(number=st.integers(0, 9))
+    def node_deleted(self, number: int) -> None:
+        """Somebody deletes a node."""
+        self.world.delete_by_hand(NODES, number)
 
     @rule(seconds=st.sampled_from([-3_600, -90, 90, 3_600]))
     def clock_steps(self, seconds: int) -> None:
@@ -173,6 +190,12 @@ class LaunchSchedule(RuleBasedStateMachine):
         if live := self.world.live():
             self.world.count("interruptions")
             self.world.cloud.take_away([live[number % len(live)].id])
+
+    @rule(kind=st.sampled_from(["interruption", "interruption", "rebalance", "retirement", "nonsense"]), number=st.integers(0, 9))
+    def cloud_warns(self, kind: str, number: int) -> None:
+        """A machine is to go, or may go; the same may be said twice."""
+        if live := self.world.live():
+            self.world.warn(kind, live[number % len(live)].id)
 
     @invariant()
     def holds(self) -> None:

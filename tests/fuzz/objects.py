@@ -7,11 +7,25 @@ from typing import Any, Protocol
 
 from tfscale.kube.port import Json
 from tfscale.testing.fake_ec2 import Fault, SimulatedMachine, SimulatedType
+from tfscale.testing.fake_ec2.events import Events
 
-__all__ = ["NODES_MAX", "POOL", "SHAPES", "START_S", "TYPES", "ZONES", "Cloud", "foreign_machine", "pod_object", "pool_object"]
+__all__ = [
+    "NODES_MAX",
+    "POOL",
+    "QUEUE",
+    "SHAPES",
+    "START_S",
+    "TYPES",
+    "ZONES",
+    "Cloud",
+    "foreign_machine",
+    "pod_object",
+    "pool_object",
+]
 
 START_S = 1_800_000_000
 POOL = "gpus"
+QUEUE = "warnings"
 NODES_MAX = 6
 ZONES = ("us-east-1a", "us-east-1b")
 TYPES = (
@@ -35,6 +49,8 @@ class Cloud(Protocol):
     def session(self) -> Any: ...  # noqa: ANN401, D102 - a session of boto3, or what stands for one
     @property
     def machines(self) -> Sequence[SimulatedMachine]: ...  # noqa: D102
+    @property
+    def events(self) -> Events: ...  # noqa: D102
     def advance(self, now_s: int) -> None: ...  # noqa: D102
     def fail_next(self, operation: str, fault: Fault, *, times: int = 1) -> None: ...  # noqa: D102
     def set_capacity(self, capacity: Mapping[Any, int]) -> None: ...  # noqa: D102
@@ -68,7 +84,11 @@ def pool_object(cloud: Cloud) -> Json:
         "spec": {
             "mode": "ec2",
             "default": True,
-            "options": {"region": cloud.region, "launchTemplate": {"name": cloud.launch_template}},
+            "options": {
+                "region": cloud.region,
+                "launchTemplate": {"name": cloud.launch_template},
+                "interruptionQueue": QUEUE,
+            },
             "offers": {"instanceTypes": [kind.name for kind in TYPES], "capacityTypes": ["spot", "on-demand"]},
             "limits": {"nodes": NODES_MAX},
             "idleAfter": "1m",

@@ -19,6 +19,7 @@ __all__ = ["CALLS", "CrashError", "Process", "Trap", "find_ec2"]
 WRITES = frozenset({"create", "patch", "patch_status", "apply", "delete", "evict", "bind"})
 CALLS = frozenset({
     "create_fleet", "run_instances", "terminate_instances", "create_tags", "create_launch_template", "delete_launch_template",
+    "delete_message_batch",
 })  # fmt: skip
 """What changes something at the cloud, as boto3's clients name it."""
 
@@ -37,7 +38,7 @@ class Trap(Protocol):
 
 @dataclass(slots=True)
 class Gate:
-    """Numbers the writes of one round and springs a trap at one of them. `leads` says whether this process may write."""
+    """Numbers the writes and springs a trap at one of them. `leads` says whether this process may write."""
 
     leads: Callable[[], bool]
     at: int | str = 0

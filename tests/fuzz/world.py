@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests import recount
-from tests.fuzz.objects import NODES_MAX, POOL, START_S, Cloud, foreign_machine, pod_object, pool_object
+from tests.fuzz.objects import NODES_MAX, POOL, QUEUE, START_S, Cloud, foreign_machine, pod_object, pool_object
 from tests.fuzz.process import CrashError, Process, Trap
 from tfscale.errors import AlreadyExistsError, ClusterError, NotFoundError, NotLeadingError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind
 from tfscale.model import RECOVER
 from tfscale.reconcile import FindMode, Report
 from tfscale.testing import FakeKube
-from tfscale.testing.fake_ec2 import Fault, SimulatedMachine
+from tfscale.testing.fake_ec2 import Fault, MemoryCloud, SimulatedMachine
 
 __all__ = ["FuzzWorld", "Tally", "ViolationError"]
 
@@ -68,6 +68,9 @@ class FuzzWorld:
         """Records deleted by hand: limits do not count what they stood for."""
         cloud.advance(self.now_s)
         self.foreign = foreign_machine(cloud)
+        self._sqs = cloud.session.client("sqs", region_name=cloud.region)
+        self._queue = self._sqs.create_queue(QueueName=QUEUE)["QueueUrl"]
+        cloud.events.send_to(self._queue)
         self.kube.create(GPU_POOLS, pool_object(cloud))
         self.epoch = 1
         self.process = self._started()
@@ -128,9 +131,10 @@ class FuzzWorld:
         self.play()
 
     def round(self, *, at: int | str = 0, trap: Trap | None = None) -> None:
-        """Make one round of the loop; with a trap at one of its writes."""
+        """Make one round of the loop, with a trap at one of the writes from now on: it stays until it is sprung."""
         process = self.process
-        process.gate.arm(at, trap)
+        if trap is not None:
+            process.gate.arm(at, trap)
         self.tally.rounds += 1
         try:
             self.last = process.tick(self.now_s + self.skew_s)
@@ -188,6 +192,18 @@ class FuzzWorld:
         self.count(name)
         self.cloud.fail_next(operation, fault, times=times)
 
+    def warn(self, kind: str, machine_id: str) -> None:
+        """Let the cloud say something about a machine ahead of time, or somebody put nonsense into the queue."""
+        self.count("warnings")
+        if kind == "interruption":
+            self.cloud.events.interrupt(machine_id)
+        elif kind == "rebalance":
+            self.cloud.events.recommend_rebalance(machine_id)
+        elif kind == "retirement":
+            self.cloud.events.retire([machine_id, self.foreign], start_s=self.now_s + 3_600)
+        else:
+            self._sqs.send_message(QueueUrl=self._queue, MessageBody=kind)
+
     def end_trouble(self) -> None:
         """Let everything work from now on."""
         self.cloud.set_capacity({})
@@ -197,6 +213,7 @@ class FuzzWorld:
         self.skew_s = 0
         while self.late:
             self.deliver()
+        self.process.gate.arm(0, None)
         self.process.view.thaw()
         self.process.view.unreachable = 0
         self.play()
@@ -286,7 +303,16 @@ class FuzzWorld:
         left = [one.id for one in self._ours() if one.state in _LIVE]
         records = [obj["metadata"]["name"] for kind in (NODE_REQUESTS, LAUNCH_BATCHES) for obj in self.kube.list(kind).items]
         nodes = [obj["metadata"]["name"] for obj in self.kube.list(NODES).items]
-        return f"left are {[*left, *records, *nodes]}" if left or records or nodes else ""
+        left += [*records, *nodes, *(["messages"] if self._unheard() else [])]
+        return f"left are {left}" if left else ""
+
+    def _unheard(self) -> int:
+        counts: list[Any] = ["ApproximateNumberOfMessages"]
+        if isinstance(self.cloud, MemoryCloud):
+            # moto shows a message of a dead process again by the clock on the wall.
+            counts.append("ApproximateNumberOfMessagesNotVisible")
+        found = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=counts)["Attributes"]
+        return sum(map(int, found.values()))
 
     def _note_batches(self) -> None:
         for event in self.kube.watch(LAUNCH_BATCHES, resource_version=self._seen_version, timeout_s=0):
