@@ -29,7 +29,7 @@ from tfscale.testing.fake_ec2 import MemoryCloud, SimulatedCloud
 
 __all__ = ["Share", "main", "run_share"]
 
-STEPS = 50
+STEPS = 60
 CHUNK = 50
 """About how many schedules have one seed. Always as many: they follow from seed and number together."""
 _SEEDS_EACH = 100_000
