@@ -284,7 +284,8 @@ class FuzzWorld:
         times = (
             [time_s - self.now_s - self.skew_s for time_s in (plan.recheck_s, plan.retry_s) if time_s is not None] if plan else []
         )
-        return min([max(min(times, default=30), 5), 120])
+        soon = 5 if self.last is None or self.last.outcomes else 30
+        return min(max(min(times, default=soon), soon), 120)
 
     def _served(self) -> str:
         report = self.last
