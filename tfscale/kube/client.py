@@ -42,7 +42,7 @@ from tfscale.kube import calls
 from tfscale.kube import kubeconfig as files
 from tfscale.kube.calls import Request, collection_path, object_path
 from tfscale.kube.pace import TokenBucket
-from tfscale.kube.port import FIELD_MANAGER, Json, Kind, Listing, WatchEvent
+from tfscale.kube.port import FIELD_MANAGER, PODS, Json, Kind, Listing, WatchEvent
 from tfscale.kube.sockets import Sockets
 from tfscale.kube.wire import answer_of, bare, event_of, lines_of, refusal_of
 
@@ -239,6 +239,11 @@ class KubeClient:
 
     def evict(self, name: str, *, namespace: str, uid: str | None = None, grace_period_s: int | None = None) -> None:
         """Evict a pod. A budget that forbids it is not asked again here: that may take hours."""
+        if uid is not None:
+            # The server would refuse another uid only after ten seconds (tried on 1.35): it tries each conflict again.
+            found = self.get(PODS, name, namespace=namespace)["metadata"]["uid"]
+            if found != uid:
+                raise ConflictError(f"evict pod {name}: metadata.uid is {found!r}; the request expected {uid!r}")
         self._call(calls.evicting(name, namespace, uid, grace_period_s), silence_s=self._timing.call_s)
 
     def bind(self, name: str, *, namespace: str, node: str, uid: str, annotations: Mapping[str, str]) -> None:

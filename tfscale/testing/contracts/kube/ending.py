@@ -211,3 +211,15 @@ class LifeContract:
         world.kube.evict(pod["metadata"]["name"], namespace=HOME)
 
         assert ending == world.now(PODS, pod)
+
+    def test_an_eviction_that_means_another_pod_is_refused(self, world: Workplace) -> None:
+        """One that was made anew under the name stays as it is."""
+        pod = world.bound_pod()
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+
+        with pytest.raises(ConflictError):
+            world.kube.evict(name, namespace=HOME, uid="00000000-0000-0000-0000-000000000000")
+        assert "deletionTimestamp" not in world.now(PODS, pod)["metadata"]
+
+        world.kube.evict(name, namespace=HOME, uid=uid)
+        assert world.is_ending(pod)
