@@ -1,0 +1,220 @@
+"""Purchases on the simulated EC2 from the pods that wait to the nodes that take them: the whole loop, one fault each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.modes.fleets import A, B
+from tfscale.errors import NotFoundError
+from tfscale.gpus import GpuTable
+from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, NODES, PODS, Json
+from tfscale.modes.base import ModeContext
+from tfscale.modes.ec2 import Ec2Mode
+from tfscale.reconcile import Reconciler
+from tfscale.testing import FakeKube
+from tfscale.testing.fake_ec2 import LOST_REPLY, SimulatedCloud, SimulatedReservation, SimulatedType
+
+TYPES = (
+    SimulatedType(name="g6.xlarge", usd_per_hour="0.8", spot_usd_per_hour="0.3"),
+    SimulatedType(name="g5.xlarge", usd_per_hour="1.0", spot_usd_per_hour="0.4"),
+)
+OPEN = SimulatedReservation(id="cr-00000000000000001", instance_type="g6.xlarge", zone=A, count=1)
+BLOCK = SimulatedReservation(id="cr-00000000000000002", instance_type="g6.xlarge", zone=B, count=1, block=True, end_s=400_000)
+HALF_A_MINUTE_S = 30
+
+
+@pytest.fixture(scope="module")
+def shared_cloud() -> Iterator[SimulatedCloud]:
+    """Yield a cloud with two types and two reservations."""
+    with SimulatedCloud(instance_types=TYPES, zones=(A, B), reservations=(OPEN, BLOCK)) as cloud:
+        yield cloud
+
+
+@dataclass
+class Loop:
+    """A cluster whose pods want a whole L4 or A10G each, its loop, and time."""
+
+    cloud: SimulatedCloud
+    spec: Json
+    change_node: Callable[[Json], Json] = lambda node: node
+    kube: FakeKube = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make pool and loop."""
+        self.kube = FakeKube(now=lambda: float(self.cloud.now_s))
+        options = {"region": self.cloud.region, "launchTemplate": {"name": self.cloud.launch_template}}
+        spec = {"mode": "ec2", "default": True, **self.spec, "options": {**options, **self.spec.get("options", {})}}
+        self.kube.create(GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": spec})
+        gpus = GpuTable()
+        self._reconciler = Reconciler(
+            kube=self.kube,
+            mode_of=lambda name, *, where, field: Ec2Mode,  # noqa: ARG005 - there is one mode
+            open_with=lambda pool: ModeContext(
+                pool=pool,
+                gpus=gpus,
+                kube=self.kube,
+                cluster=f"loop-{id(self)}",
+                aws=self.cloud.session,
+                sleep=lambda _: None,
+                clock=lambda: self.cloud.now_s,
+            ),
+            gpus=gpus,
+            prefix="tfscale.io",
+        )
+        self._before = len(self.cloud.machines)
+
+    @property
+    def machines(self) -> list[tuple[str, str, str]]:
+        """Type, lifecycle and state of each machine that was launched here."""
+        return [(one.instance_type, one.capacity_type, one.state) for one in self.cloud.machines[self._before :]]
+
+    def add_pods(self, count: int) -> None:
+        """Let pods wait."""
+        for number in range(count):
+            self.kube.create(PODS, pod(f"asr-{number}"), namespace="default")
+
+    def tick(self) -> None:
+        """Make one round, now."""
+        self._reconciler.tick(self.cloud.now_s)
+
+    def rounds(self, count: int) -> None:
+        """Make rounds, half a minute apart; machines boot and nodes join meanwhile."""
+        for _ in range(count):
+            self.tick()
+            self.cloud.advance(self.cloud.now_s + HALF_A_MINUTE_S)
+            for node in self.cloud.nodes():
+                if node["metadata"]["name"] not in {one["metadata"]["name"] for one in self.kube.list(NODES).items}:
+                    self.kube.create(NODES, self.change_node(node))
+            for name in self.cloud.gone_nodes():
+                with suppress(NotFoundError):
+                    self.kube.delete(NODES, name)
+
+    @property
+    def placed(self) -> int:
+        """How many pods have a node."""
+        return sum(bool(one["spec"].get("nodeName")) for one in self.kube.list(PODS).items)
+
+
+def pod(name: str) -> Json:
+    """Return a pod that wants a whole card."""
+    annotations = {"tfscale.io/vram-request": "20Gi", "tfscale.io/compute-percent-request": "100"}
+    return {
+        "metadata": {"name": name, "namespace": "default", "labels": {"tfscale.io/enabled": "true"}, "annotations": annotations},
+        "spec": {"schedulerName": "tfscale", "containers": [{"name": "main", "image": "example/main"}]},
+    }
+
+
+@pytest.fixture
+def loop_of(shared_cloud: SimulatedCloud) -> Iterator[Callable[..., Loop]]:
+    """Return what begins a loop on the cloud of this module, which has everything again afterwards."""
+    shared_cloud.set_describe_lag(0)
+    yield lambda **spec: Loop(shared_cloud, spec)
+    shared_cloud.set_capacity({})
+    shared_cloud.forget_faults()
+    live = [one.id for one in shared_cloud.machines if one.state != "terminated"]
+    if live:
+        shared_cloud.session.client("ec2").terminate_instances(InstanceIds=live)
+        shared_cloud.advance(shared_cloud.now_s + 1_000)
+
+
+def offers(types: Sequence[str] = ("g6.xlarge", "g5.xlarge"), capacity_types: Sequence[str] = ("spot", "on-demand")) -> Json:
+    """Return what a pool wants."""
+    return {"instanceTypes": [*types], "capacityTypes": [*capacity_types]}
+
+
+def full(*places: tuple[str, str]) -> dict[Any, int]:
+    """Return the capacity of a cloud that has nothing of these types and capacity types."""
+    return {(name, zone, capacity_type): 0 for name, capacity_type in places for zone in (A, B)}
+
+
+def test_without_spot_the_pods_get_machines_on_demand_at_the_same_moment(loop_of: Callable[..., Loop]) -> None:
+    """The refused offers are set aside, and the next round, which follows at once, buys the next best."""
+    loop = loop_of(offers=offers())
+    loop.cloud.set_capacity(full(("g6.xlarge", "spot"), ("g5.xlarge", "spot")))
+    loop.add_pods(2)
+    for _ in range(3):
+        loop.tick()
+    status = loop.kube.get(GPU_POOLS, "gpus")["status"]
+
+    assert [("g6.xlarge", "on-demand")] * 2 == [one[:2] for one in loop.machines]
+    assert {"spot"} == {one["offer"].rpartition("/")[2] for one in status["setAside"]}
+    loop.rounds(8)
+    assert (2, 2) == (loop.placed, len(loop.machines))
+
+
+def test_a_partial_fleet_is_completed_with_another_type(loop_of: Callable[..., Loop]) -> None:
+    """What came is kept, and what is missing is bought elsewhere, once; a lost reply changes nothing of it."""
+    loop = loop_of(offers=offers(capacity_types=["on-demand"]))
+    loop.cloud.set_capacity({("g6.xlarge", A): 1, ("g6.xlarge", B): 1})
+    loop.cloud.fail_next("CreateFleet", LOST_REPLY)
+    loop.add_pods(3)
+    loop.rounds(10)
+
+    assert {("g6.xlarge", "on-demand"): 2, ("g5.xlarge", "on-demand"): 1} == Counter(one[:2] for one in loop.machines)
+    assert (3, 3) == (loop.placed, len(loop.machines))
+
+
+def test_reservations_are_taken_first_and_then_the_market(loop_of: Callable[..., Loop]) -> None:
+    """An open reservation and a capacity block, by their ids, one machine each."""
+    reservations = [{"id": OPEN.id}, {"id": BLOCK.id}]
+    loop = loop_of(offers=offers(capacity_types=["reserved", "on-demand"]), options={"reservations": reservations})
+    loop.add_pods(3)
+    loop.rounds(10)
+    into = Counter(
+        (one.get("CapacityReservationSpecification") or {}).get("CapacityReservationTarget", {}).get("CapacityReservationId")
+        for one in loop.cloud.requests("RunInstances")
+    )
+
+    assert {OPEN.id: 1, BLOCK.id: 1} == {one: count for one, count in into.items() if one}
+    assert (3, 3) == (loop.placed, len(loop.machines))
+
+
+def test_a_reservation_that_fills_up_meanwhile_gives_way(loop_of: Callable[..., Loop]) -> None:
+    """Somebody else takes its last machine between the look and the call."""
+    loop = loop_of(offers=offers(capacity_types=["reserved", "on-demand"]), options={"reservations": [{"id": OPEN.id}]})
+    loop.tick()
+    taken = {"CapacityReservationTarget": {"CapacityReservationId": OPEN.id}}
+    ec2: Any = loop.cloud.session.client("ec2")
+    ec2.run_instances(
+        InstanceType="g6.xlarge",
+        LaunchTemplate={"LaunchTemplateName": loop.cloud.launch_template},
+        MinCount=1,
+        MaxCount=1,
+        CapacityReservationSpecification=taken,
+        Placement={"AvailabilityZone": A},
+    )
+    loop.add_pods(1)
+    loop.rounds(8)
+
+    assert (1, 2) == (loop.placed, len(loop.machines))
+
+
+def test_a_node_whose_cards_never_appear_is_replaced_by_another_type(loop_of: Callable[..., Loop]) -> None:
+    """Its driver does not come up: after the time for it the machine is given back, and its offer is set aside."""
+    loop = loop_of(offers=offers(capacity_types=["on-demand"]), initialiseWithin="5m")
+
+    def without_cards(node: Json) -> Json:
+        if node["metadata"]["labels"]["node.kubernetes.io/instance-type"] != "g6.xlarge":
+            return node
+        labels, amounts = (
+            {key: value for key, value in values.items() if not key.startswith("nvidia.com/")}
+            for values in (node["metadata"]["labels"], node["status"]["capacity"])
+        )
+        meta = {**node["metadata"], "labels": labels}
+        return {**node, "metadata": meta, "status": {**node["status"], "capacity": amounts, "allocatable": amounts}}
+
+    loop.change_node = without_cards
+    loop.add_pods(1)
+    loop.rounds(5)
+    assert (0, [("g6.xlarge", "on-demand", "running")]) == (loop.placed, loop.machines)
+    loop.rounds(20)
+
+    assert {("g6.xlarge", "on-demand", "terminated"), ("g5.xlarge", "on-demand", "running")} == {*loop.machines}
+    assert (1, 2) == (loop.placed, len(loop.machines))
+    assert 1 == len(loop.kube.list(NODE_REQUESTS).items)
