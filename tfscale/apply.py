@@ -63,6 +63,11 @@ class Outcome:
     """What a launch gave, by node request."""
 
     @property
+    def trouble(self) -> str:
+        """What went wrong; nothing where the pool's own condition tells of it."""
+        return "" if self.error is None or isinstance(self.error, _TOLD) else str(self.error)
+
+    @property
     def machines(self) -> tuple[Machine, ...]:
         """Return the machines that this action found or made."""
         return tuple(result.machine for result in self.results if result.machine)
@@ -103,8 +108,6 @@ def _attempt(action: A, do: Callable[[A], Outcome]) -> Outcome:
     try:
         return do(action)
     except TfscaleError as error:
-        if not isinstance(error, _TOLD):
-            log.warning("%s: %s", action, error)
         return Outcome(action=action, done=False, error=error)
 
 
@@ -303,8 +306,6 @@ class _Hands:
                 self._mode(pool).terminate(ids)
         except TfscaleError as failure:
             # The intention is written: the next tick asks again.
-            if not isinstance(failure, _TOLD):
-                log.warning("return %s: %s", ", ".join(ids), failure)
             error = failure
         for outcome in prepared:
             yield outcome if error is None else replace(outcome, done=False, error=error)

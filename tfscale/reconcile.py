@@ -31,7 +31,7 @@ from tfscale.model import Cluster, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import BrokenModeError
 from tfscale.opened import FindMode, OpenModes, acknowledge, ask
-from tfscale.plan import Assign, Plan
+from tfscale.plan import Action, Assign, Plan
 from tfscale.status import PoolStatus, pool_statuses
 
 __all__ = ["ALONE", "Clock", "FindMode", "Leader", "Reconciler", "Report", "run"]
@@ -135,6 +135,8 @@ class Reconciler:
     It may raise ``ClusterError``; then it is called again, and nothing is done before."""
     _modes: OpenModes = field(init=False)
     _told: dict[str, str] = field(default_factory=dict)
+    _failing: frozenset[str] = frozenset()
+    """Why actions of the last round failed."""
     _bound: BoundPods = field(init=False)
     identity: str = ""
     """Tells this process from others: with it, no two orders have one name. Empty where there are no others."""
@@ -228,11 +230,13 @@ class Reconciler:
             known = heard(cluster, complete=len(answers.machines) == len(asked) == len(cluster.pools))
             unsaid = acknowledge(self._modes.usable(), answers.notices, known)
         self._tell(unsaid | errors | rejected)
+        self._tell_failures(outcomes)
         return report
 
     def forget(self) -> None:
         """Forget what is kept between ticks: open modes, what was told, pods as they were read. A new process begins so."""
         self._told = {}
+        self._failing = frozenset()
         self._modes = OpenModes(self.mode_of, self.open_with)
         self._bound = BoundPods(self.gpus, self.prefix)
 
@@ -272,6 +276,17 @@ class Reconciler:
         for name in told.keys() - {name for name, text in self._told.items() if told.get(name) == text}:
             log.warning("pool %s: %s", name, errors[name])
         self._told = told
+
+    def _tell_failures(self, outcomes: Sequence[Outcome]) -> None:
+        """Log what could not be done, each error once for as long as it lasts, with the first action that met it."""
+        failed: dict[str, list[Action]] = {}
+        for outcome in outcomes:
+            if outcome.trouble:
+                failed.setdefault(outcome.trouble, []).append(outcome.action)
+        for error, (first, *more) in failed.items():
+            if error not in self._failing:
+                log.warning("%s%s: %s", first, f" and {len(more)} more" if more else "", error)
+        self._failing = frozenset(failed)
 
 
 def run(

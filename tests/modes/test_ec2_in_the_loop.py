@@ -18,7 +18,7 @@ from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.reconcile import Reconciler
 from tfscale.testing import FakeKube
-from tfscale.testing.fake_ec2 import LOST_REPLY, SimulatedCloud, SimulatedReservation, SimulatedType
+from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, SimulatedCloud, SimulatedReservation, SimulatedType
 
 TYPES = (
     SimulatedType(name="g6.xlarge", usd_per_hour="0.8", spot_usd_per_hour="0.3"),
@@ -74,9 +74,9 @@ class Loop:
         """Type, lifecycle and state of each machine that was launched here."""
         return [(one.instance_type, one.capacity_type, one.state) for one in self.cloud.machines[self._before :]]
 
-    def add_pods(self, count: int) -> None:
+    def add_pods(self, count: int, *, first: int = 0) -> None:
         """Let pods wait."""
-        for number in range(count):
+        for number in range(first, first + count):
             self.kube.create(PODS, pod(f"asr-{number}"), namespace="default")
 
     def tick(self) -> None:
@@ -218,3 +218,23 @@ def test_a_node_whose_cards_never_appear_is_replaced_by_another_type(loop_of: Ca
     assert {("g6.xlarge", "on-demand", "terminated"), ("g5.xlarge", "on-demand", "running")} == {*loop.machines}
     assert (1, 2) == (loop.placed, len(loop.machines))
     assert 1 == len(loop.kube.list(NODE_REQUESTS).items)
+
+
+def test_a_call_that_keeps_failing_is_told_once_and_made_until_it_is_answered(
+    loop_of: Callable[..., Loop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody reads the same line ten times; the same words later are news again."""
+    loop = loop_of(offers=offers(capacity_types=["on-demand"]))
+    told: list[list[str]] = []
+    for _ in range(2):
+        loop.cloud.fail_next("CreateFleet", SERVER_ERROR, times=1_000)
+        loop.add_pods(2, first=len(told) * 2)
+        loop.rounds(5)
+        told.append([record.message for record in caplog.records if record.name == "tfscale.reconcile"])
+        loop.cloud.forget_faults()
+        loop.rounds(8)
+        caplog.clear()
+
+    assert [1, 1] == [len(lines) for lines in told]
+    assert all("InternalError" in lines[0] for lines in told)
+    assert (4, 4) == (loop.placed, len(loop.machines))

@@ -140,6 +140,22 @@ def test_a_silent_price_list_costs_only_the_prices(cloud: SimulatedCloud) -> Non
     assert asked_again == cloud.calls - calls
 
 
+def test_prices_that_are_denied_are_told_once(cloud: SimulatedCloud, caplog: pytest.LogCaptureFixture) -> None:
+    """They are asked for every five minutes for as long as that lasts, and a later denial is news."""
+    now = [0.0]
+    mode = mode_of(cloud, OfferFilter(instance_types=("g6.xlarge",), zones=(A,)), lambda: now[0])
+    told = []
+    for allowed_s in (1_500, 1_500 + 13 * HOUR_S):
+        cloud.fail_next("GetProducts", ACCESS_DENIED, times=5)
+        for now[0] in range(allowed_s - 1_500, allowed_s + 300, 300):
+            prices_of(mode)
+        told.append(sum("prices are unknown" in message for message in caplog.messages))
+        cloud.forget_faults()
+        prices_of(mode)
+
+    assert [1, 2] == told
+
+
 def test_a_price_that_no_list_has_is_no_warning(cloud: SimulatedCloud, caplog: pytest.LogCaptureFixture) -> None:
     """It stands in the account of what is bought; a run's standard error is for what somebody should do."""
     with caplog.at_level(logging.INFO, logger="tfscale"):

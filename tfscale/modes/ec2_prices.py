@@ -57,16 +57,31 @@ class Prices:
         self._own = own
         self._on_demand: Remembered[Mapping[str, int]] = Remembered(clock)
         self._spot: Remembered[Mapping[tuple[str, str], int]] = Remembered(clock)
+        self._told: dict[str, str] = {}
+        """Why prices are unknown, as it was logged."""
 
     def on_demand(self, types: Iterable[str]) -> Mapping[str, int]:
         """Return what is known, by type. A type without a price is absent."""
         names = sorted(set(types) - set(self._own))
-        return {**self._on_demand.get(lambda: _or_nothing("on-demand prices", lambda: self._ask_on_demand(names))), **self._own}
+        listed = self._on_demand.get(lambda: self._or_nothing("on-demand prices", lambda: self._ask_on_demand(names)))
+        return {**listed, **self._own}
 
     def spot(self, types: Iterable[str]) -> Mapping[tuple[str, str], int]:
         """Return what is known, by type and zone."""
         names = sorted(set(types))
-        return self._spot.get(lambda: _or_nothing("spot prices", lambda: self._ask_spot(names)))
+        return self._spot.get(lambda: self._or_nothing("spot prices", lambda: self._ask_spot(names)))
+
+    def _or_nothing(self, what: str, ask: Callable[[], Mapping[Key, int]]) -> tuple[Mapping[Key, int], int]:
+        """Return the prices, or none where the feed gives no answer: an unknown price is not free, but it can be bought."""
+        try:
+            found = ask()
+        except (ModeError, ValueError, LookupError, TypeError) as error:
+            if self._told.get(what) != str(error):
+                log.warning("%s are unknown, and asked for every %d s: %s", what, ASK_AGAIN_S, error)
+            self._told[what] = str(error)
+            return {}, ASK_AGAIN_S
+        self._told.pop(what, None)
+        return found, REMEMBER_S
 
     def _ask_on_demand(self, types: Sequence[str]) -> dict[str, int]:
         found = {name: _price_in(self._calls.read("GetProducts", partial(self._products, name))) for name in types}
@@ -102,15 +117,6 @@ class Prices:
             return {(entry["InstanceType"], entry["AvailabilityZone"]): micro_usd(entry["SpotPrice"]) for entry in entries}
 
         return {key: price for key, price in self._calls.read("DescribeSpotPriceHistory", ask).items() if price}
-
-
-def _or_nothing(what: str, ask: Callable[[], Mapping[Key, int]]) -> tuple[Mapping[Key, int], int]:
-    """Return the prices, or none where the feed gives no answer: an unknown price is not free, but it can be bought."""
-    try:
-        return ask(), REMEMBER_S
-    except (ModeError, ValueError, LookupError, TypeError) as error:
-        log.warning("%s are unknown for the next %d s: %s", what, ASK_AGAIN_S, error)
-        return {}, ASK_AGAIN_S
 
 
 def _price_in(products: Iterable[str]) -> int | None:
