@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand
-from tfscale.market import Supply, set_aside, usable
+from tfscale.market import EVERYTHING, Supply, set_aside, usable
 from tfscale.model import Offer, SetAside
 from tfscale.slicing import shop
 
@@ -29,6 +29,7 @@ def left(names: tuple[str, ...], *offers: Offer) -> list[tuple[str, tuple[str, .
     [
         ((), [(PLACED.id, ("subnet-1", "subnet-2")), (SPOT.id, ())]),
         (("*/*/spot",), [(PLACED.id, ("subnet-1", "subnet-2"))]),
+        ((EVERYTHING,), []),
         (("subnet-1",), [(PLACED.id, ("subnet-2",)), (SPOT.id, ())]),
         (("subnet-1", "subnet-2"), [(SPOT.id, ())]),
         ((T4.id,), [(SPOT.id, ())]),
@@ -41,11 +42,40 @@ def test_a_name_leaves_out_all_that_it_stands_for(names: tuple[str, ...], expect
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds"), [(T4.id, POOL.set_aside_s), ("*/*/spot", POOL.set_aside_s), ("subnet-1", POOL.set_aside_s), ("t", 3_600)]
+    ("name", "seconds"),
+    [
+        (T4.id, POOL.set_aside_s),
+        ("*/*/spot", POOL.set_aside_s),
+        ("subnet-1", POOL.set_aside_s),
+        ("t", 3_600),
+        (EVERYTHING, 5),
+    ],
 )
 def test_only_what_was_paid_for_is_left_out_for_an_hour(name: str, seconds: int) -> None:
     """An instance type alone is what did not become a node."""
     assert NOW_S + seconds == set_aside(POOL, NOW_S, name, "why").until_s
+
+
+def test_a_pause_is_longer_each_time_and_short_at_most() -> None:
+    """It doubles from five seconds to forty, and begins anew when it was over for so long."""
+    pool, now_s = POOL, NOW_S
+    lengths_s: list[int] = []
+    for wait_s in (0, 1, 1, 1, 1, 41):
+        now_s += wait_s
+        entry = set_aside(pool, now_s, EVERYTHING, "slow down")
+        pool, lengths_s = replace(pool, set_aside=(entry,)), [*lengths_s, entry.until_s - now_s]
+        now_s = entry.until_s
+
+    assert [5, 10, 20, 40, 40, 5] == lengths_s
+
+
+def test_who_waits_is_told_of_a_pause() -> None:
+    """It is no lack of capacity."""
+    pool = replace(POOL, set_aside=(SetAside(offer=EVERYTHING, until_s=NOW_S + 5, reason="slow down"),))
+    lines, retry_s = usable(cluster(), pool, Supply(offers=[T4])).obstacles(demand("p", HALF))
+
+    assert NOW_S + 5 == retry_s
+    assert ["its cloud wants a pause: */*/*"] == [line.partition(";")[0] for line in lines]
 
 
 @given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 8))

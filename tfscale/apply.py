@@ -19,7 +19,7 @@ from tfscale.kube import convert
 from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
-from tfscale.market import remembered, set_aside
+from tfscale.market import EVERYTHING, remembered, set_aside
 from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest, Pool
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
@@ -95,9 +95,17 @@ def apply(
 
 
 def _outcomes(plan: Plan, hands: _Hands) -> Iterator[Outcome]:
+    resting: set[str] = set()
     for action in plan.actions:
-        if not isinstance(action, Terminate):
-            yield _attempt(action, hands.carry_out)
+        if isinstance(action, Terminate):
+            continue
+        if isinstance(action, Launch) and action.pool in resting:
+            yield Outcome(action=action, done=False, note="put off: the cloud wants a pause")
+            continue
+        outcome = _attempt(action, hands.carry_out)
+        if any(refusal.offer == EVERYTHING for refusal in outcome.refusals):
+            resting.add(action.pool)
+        yield outcome
     # Last and together: one call gives back all machines of a pool.
     returned = [action for action in plan.actions if isinstance(action, Terminate)]
     for pool in dict.fromkeys(action.pool for action in returned):

@@ -11,11 +11,15 @@ from tfscale.plan import some
 from tfscale.records import Book
 from tfscale.selectors import Operator, Requirement
 
-__all__ = ["Room", "Stock", "Supply", "remembered", "set_aside", "usable", "within"]
+__all__ = ["EVERYTHING", "Room", "Stock", "Supply", "remembered", "set_aside", "usable", "within"]
 
 PAID_FOR_S = 3_600
 """How long an offer is left out the first time when its node was no good."""
 MOST_DOUBLINGS = 3
+EVERYTHING = "*/*/*"
+"""What is set aside where the cloud wants a pause: no offer is to blame, and none would fare better."""
+PAUSE_S = 5
+"""How long such a pause is at first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,8 @@ class Stock:
         """Return what is set aside for this pod, in words, and when the first of it is tried again."""
         entries = [entry for entry in self.out if entry.pod in {"", demand.uid}]
         words = (
-            ("out of capacity or never ready", [entry for entry in entries if not entry.pod]),
+            ("its cloud wants a pause", [entry for entry in entries if entry.offer == EVERYTHING]),
+            ("out of capacity or never ready", [entry for entry in entries if not entry.pod and entry.offer != EVERYTHING]),
             ("its nodes turned out not to fit", [entry for entry in entries if entry.pod]),
         )
         lines = tuple(
@@ -85,7 +90,7 @@ def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
 
 def _without(offer: Offer, names: Collection[str]) -> Offer | None:
     """Return the offer without the subnets that are set aside, or None where it is set aside itself or no subnet is left."""
-    if not {offer.id, offer.instance_type, f"*/*/{offer.capacity_type}"}.isdisjoint(names):
+    if not {offer.id, offer.instance_type, f"*/*/{offer.capacity_type}", EVERYTHING}.isdisjoint(names):
         return None
     subnets = tuple(subnet for subnet in offer.subnets if subnet not in names)
     return None if offer.subnets and not subnets else replace(offer, subnets=subnets)
@@ -109,6 +114,8 @@ def remembered(pool: Pool, now_s: int) -> tuple[SetAside, ...]:
 
 
 def _shortest_s(pool: Pool, offer: str, pod: str) -> int:
+    if offer == EVERYTHING:
+        return PAUSE_S
     # An instance type alone is what never became a node.
     unpaid = "/" in offer or offer.startswith("subnet-")
     return pool.set_aside_s if unpaid and not pod else PAID_FOR_S

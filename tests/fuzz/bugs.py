@@ -12,6 +12,7 @@ from tfscale.kube.port import NODE_REQUESTS
 from tfscale.model import LaunchBatch, Machine
 from tfscale.modes.base import LaunchResult, ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
 from tfscale.reconcile import FindMode
 
 __all__ = ["BUGS", "planted"]
@@ -58,10 +59,23 @@ class NewBatchAfterTimeout(Ec2Mode):
             raise LaunchRefusedError(str(error)) from error
 
 
+class ClaimsNamedAnew(ManagedNodeClaimMode):
+    """Gives claims other names each time, instead of those that the record has."""
+
+    def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
+        """Create the recorded claims under names that nobody has seen."""
+        claims = {
+            request: {**claim, "metadata": {**claim["metadata"], "name": f"{request}-{next(_PROCESSES)}"}}
+            for request, claim in batch.parameters["claims"].items()
+        }
+        return super().launch(replace(batch, parameters={"claims": claims}))
+
+
 BUGS: Mapping[str, type[ScalingMode]] = {
     "token recomputed": TokenRecomputed,
     "collector off": CollectorOff,
     "new batch after a timeout": NewBatchAfterTimeout,
+    "claims named anew": ClaimsNamedAnew,
 }
 
 

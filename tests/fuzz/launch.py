@@ -23,16 +23,17 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.fuzz.bugs import BUGS, planted
 from tests.fuzz.machine import LaunchSchedule
 from tests.fuzz.objects import TYPES, ZONES, Cloud
-from tests.fuzz.process import find_ec2
+from tests.fuzz.process import find
 from tests.fuzz.world import Tally, ViolationError
 from tfscale.testing.fake_ec2 import MemoryCloud, SimulatedCloud
 
-__all__ = ["Share", "main", "run_share"]
+__all__ = ["MODES", "Share", "main", "run_share"]
 
 STEPS = 60
 CHUNK = 50
 """About how many schedules have one seed. Always as many: they follow from seed and number together."""
 _SEEDS_EACH = 100_000
+MODES = {"ec2": "ec2", "managed": "managed-nodeclaim", "reuse": "reuse-nodeclaim"}
 _FOLDER = Path("fuzz-failures")
 
 
@@ -44,8 +45,10 @@ class Share:
     first_seed: int
     seed_step: int = 1
     cloud: str = "memory"
+    mode: str = "ec2"
     bug: str = ""
     shrink: bool = False
+    chunk: int = CHUNK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +71,17 @@ def run_share(share: Share) -> tuple[Tally, list[Failure]]:
 
 
 def _run_chunk(share: Share, tally: Tally, number: int) -> Failure | None:
-    tallied, found = tally, planted(share.bug) if share.bug else find_ec2
+    tallied, found = tally, planted(share.bug) if share.bug else find
 
     class Schedule(LaunchSchedule):
         tally = tallied
+        mode = share.mode
         find_mode = staticmethod(found)
         open_cloud = staticmethod(_CLOUDS[share.cloud])
 
     phases = (Phase.generate, Phase.shrink) if share.shrink else (Phase.generate,)
     chosen = settings(
-        max_examples=CHUNK, stateful_step_count=STEPS, deadline=None, database=None, derandomize=False, phases=phases,
+        max_examples=share.chunk, stateful_step_count=STEPS, deadline=None, database=None, derandomize=False, phases=phases,
         report_multiple_bugs=False, print_blob=False, suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
     )  # fmt: skip
     try:
@@ -113,12 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares = [
         Share(
             schedules=len(range(number, asked.schedules, asked.jobs)), first_seed=asked.seed * _SEEDS_EACH + number,
-            seed_step=asked.jobs, cloud=asked.cloud, bug=asked.bug,
+            seed_step=asked.jobs, cloud=asked.cloud, mode=MODES[asked.mode], bug=asked.bug,
         )
         for number in range(asked.jobs)
     ]  # fmt: skip
     if asked.repeat is not None:
-        shares = [Share(schedules=CHUNK, first_seed=asked.repeat, cloud=asked.cloud, bug=asked.bug, shrink=True)]
+        shares = [
+            Share(schedules=CHUNK, first_seed=asked.repeat, cloud=asked.cloud, mode=MODES[asked.mode], bug=asked.bug, shrink=True)
+        ]
     with ProcessPoolExecutor(max_workers=len(shares)) as workers:
         results = list(workers.map(run_share, shares))
     tally = sum_of([one for one, _ in results])
@@ -142,8 +148,8 @@ def sum_of(tallies: Sequence[Tally]) -> Tally:
 
 def _write(failure: Failure, asked: argparse.Namespace) -> None:
     _FOLDER.mkdir(exist_ok=True)
-    path = _FOLDER / f"launch-{asked.cloud}-{failure.seed}.txt"
-    again = f"python -m tests.fuzz.launch --cloud {asked.cloud} --repeat {failure.seed}"
+    path = _FOLDER / f"launch-{asked.mode}-{asked.cloud}-{failure.seed}.txt"
+    again = f"python -m tests.fuzz.launch --mode {asked.mode} --cloud {asked.cloud} --repeat {failure.seed}"
     path.write_text(f"{again}\n\n{failure.text}\n", encoding="utf-8")
     print(f"{failure.what}: seed {failure.seed}, written to {path}; again: {again}", file=sys.stderr)
 
@@ -176,6 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="other schedules for another number (0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side (2)")
     parser.add_argument("--cloud", choices=sorted(_CLOUDS), default="memory", help="the simulated EC2")
+    parser.add_argument(
+        "--mode", choices=sorted(MODES), default="ec2", help="the mode of the pool; others need Karpenter, which is simulated"
+    )
     parser.add_argument("--bug", choices=sorted(BUGS), default="", help="plant a bug")
     parser.add_argument("--repeat", type=int, metavar="SEED", help="run the schedules of one failing seed again")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")

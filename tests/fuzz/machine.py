@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.fuzz.objects import POOL, TYPES, ZONES, Cloud
-from tests.fuzz.process import find_ec2
+from tests.fuzz.process import NEW_CLAIM, find
 from tests.fuzz.traps import TRAPS, trap
 from tests.fuzz.world import FuzzWorld, Tally
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, Kind
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_CLAIMS, NODE_REQUESTS, NODES, Kind
 from tfscale.reconcile import FindMode
 from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE
 
@@ -39,12 +39,13 @@ class LaunchSchedule(RuleBasedStateMachine):
 
     open_cloud: Callable[[], tuple[Cloud, Callable[[], None]]]
     tally: Tally
-    find_mode: FindMode = staticmethod(find_ec2)
+    find_mode: FindMode = staticmethod(find)
+    mode = "ec2"
 
     def __init__(self) -> None:
         super().__init__()
         cloud, self._close = type(self).open_cloud()
-        self.world = FuzzWorld(cloud, self.tally, type(self).find_mode)
+        self.world = FuzzWorld(cloud, self.tally, type(self).find_mode, mode=self.mode)
 
     @initialize(shapes=st.lists(st.integers(0, 3), min_size=1, max_size=4))
     def begin(self, shapes: list[int]) -> None:
@@ -93,7 +94,7 @@ class LaunchSchedule(RuleBasedStateMachine):
     @rule(what=st.sampled_from(sorted(TRAPS)))
     def call_goes_wrong(self, what: str) -> None:
         """Something befalls the next call that launches."""
-        self.world.round(at="create_fleet", trap=trap(self.world, what))
+        self.world.round(at="create_fleet" if self.mode == "ec2" else NEW_CLAIM, trap=trap(self.world, what))
 
     @rule()
     def late_write_arrives(self) -> None:
@@ -106,6 +107,18 @@ class LaunchSchedule(RuleBasedStateMachine):
         self.world.lead_anew()
 
     # --- Kubernetes ---
+
+    @rule(number=st.integers(0, 9))
+    def claim_deleted(self, number: int) -> None:
+        """Somebody deletes a NodeClaim, where there are any."""
+        self.world.delete_by_hand(NODE_CLAIMS, number)
+
+    @rule(down=st.booleans())
+    def karpenter_stops(self, *, down: bool) -> None:
+        """Karpenter has no replica any more, or one again."""
+        if karpenter := self.world.karpenter:
+            karpenter.down = down
+            self.world.count("Karpenter down" if down else "Karpenter up")
 
     @rule()
     def watch_gap(self) -> None:
@@ -145,13 +158,15 @@ class LaunchSchedule(RuleBasedStateMachine):
         {"offers": {"instanceTypes": [kind.name for kind in TYPES]}},
         {"options": {"prices": {"toy.t4": "9.99"}}},
         {"options": {"prices": None}},
+        {"idleAfter": "30s"},
         {"registerWithin": "2m"},
         {"registerWithin": "15m"},
     ]))  # fmt: skip
     def pool_changes(self, change: dict[str, object]) -> None:
-        """Somebody edits the pool."""
-        self.world.count("pool changes")
-        self.world.kube.patch(GPU_POOLS, POOL, {"spec": change})
+        """Somebody edits the pool. Only EC2 pools have prices of their own."""
+        if self.mode == "ec2" or "options" not in change:
+            self.world.count("pool changes")
+            self.world.kube.patch(GPU_POOLS, POOL, {"spec": change})
 
     # --- the cloud ---
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tests.fuzz.objects import CATALOGUE
 from tfscale.errors import ClusterUnreachableError, NotLeadingError
 from tfscale.gpus import GpuTable
-from tfscale.kube.port import NODES, PODS, Json, Kind, Kube, Listing
+from tfscale.kube.port import NODE_CLAIMS, NODES, PODS, Json, Kind, Kube, Listing
 from tfscale.model import Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
+from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
 from tfscale.reconcile import FindMode, Reconciler, Report
 
-__all__ = ["CALLS", "CrashError", "Process", "Trap", "find_ec2"]
+__all__ = ["CALLS", "NEW_CLAIM", "CrashError", "Process", "Trap", "find"]
 
 WRITES = frozenset({"create", "patch", "patch_status", "apply", "delete", "evict", "bind"})
 CALLS = frozenset({
@@ -22,6 +25,12 @@ CALLS = frozenset({
     "delete_message_batch",
 })  # fmt: skip
 """What changes something at the cloud, as boto3's clients name it."""
+
+
+NEW_CLAIM = "create nodeclaims"
+"""What launches a machine through Karpenter."""
+FOLLOWED = (PODS, NODES, NODE_CLAIMS)
+"""What a process has a copy of."""
 
 
 class CrashError(BaseException):
@@ -76,7 +85,7 @@ class View:
 
     def freeze(self) -> None:
         """Let no event arrive any more."""
-        self._frozen = {kind: self._kube.list(kind) for kind in (PODS, NODES)}
+        self._frozen = {kind: self._kube.list(kind) for kind in FOLLOWED}
 
     def thaw(self) -> None:
         """Catch up."""
@@ -87,8 +96,8 @@ class View:
         if self.unreachable:
             self.unreachable -= 1
             raise ClusterUnreachableError("the API server is away")
-        if not selectors and kind in self._frozen:
-            return self._frozen[kind]
+        if kind in self._frozen and selectors.keys() <= {"label_selector"}:
+            return _chosen(self._frozen[kind], selectors.get("label_selector", ""))
         return self._kube.list(kind, **selectors)
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Json:
@@ -102,11 +111,20 @@ class View:
             return verb
 
         def gated(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the verb
-            done = self._gate.passes(name, lambda: verb(*args, **options))
-            self._frozen.pop(PODS if name in {"bind", "evict"} else args[0], None)
+            kind = PODS if name in {"bind", "evict"} else args[0]
+            what = NEW_CLAIM if (name, kind) == ("create", NODE_CLAIMS) else name
+            done = self._gate.passes(what, lambda: verb(*args, **options))
+            self._frozen.pop(kind, None)
             return done
 
         return gated
+
+
+def _chosen(listing: Listing, selector: str) -> Listing:
+    """Return those of the objects that have a label, given as ``key=value``; all without."""
+    key, _, value = selector.partition("=")
+    chosen = [obj for obj in listing.items if not key or (obj["metadata"].get("labels") or {}).get(key) == value]
+    return replace(listing, items=chosen)
 
 
 class GatedSession:
@@ -155,7 +173,15 @@ class Process:
 
         def context(pool: Pool) -> ModeContext:
             return ModeContext(
-                pool=pool, gpus=gpus, kube=view, cluster="fuzz", aws=aws, epoch=lambda: epoch, sleep=lambda _: None, clock=steady
+                pool=pool,
+                gpus=gpus,
+                kube=view,
+                cluster="fuzz",
+                aws=aws,
+                catalogue=CATALOGUE,
+                epoch=lambda: epoch,
+                sleep=lambda _: None,
+                clock=steady,
             )
 
         self._reconciler = Reconciler(
@@ -174,6 +200,9 @@ class Process:
         return self._reconciler.tick(now_s)
 
 
-def find_ec2(name: str, *, where: str, field: str) -> type[ScalingMode]:  # noqa: ARG001 - as FindMode has it
-    """Return the mode of every pool here, without a look at what is installed, which takes longer than a round."""
-    return Ec2Mode
+def find(name: str, *, where: str, field: str) -> type[ScalingMode]:  # noqa: ARG001 - as FindMode has it
+    """Return a mode without a look at what is installed, which takes longer than a round."""
+    return _MODES[name]
+
+
+_MODES: Mapping[str, type[ScalingMode]] = {mode.name: mode for mode in (Ec2Mode, ManagedNodeClaimMode, ReuseNodeClaimMode)}

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from tests.fuzz.bugs import BUGS
-from tests.fuzz.launch import Share, main, run_share
+from tests.fuzz.launch import MODES, Share, main, run_share
 
 FINDS = {
     "token recomputed": {"duplicates"},
     "collector off": {"leaks"},
     "new batch after a timeout": {"duplicates", "leaks"},
+    "claims named anew": {"duplicates"},
 }
 """What a bug shows itself by."""
 
@@ -20,17 +21,27 @@ FINDS = {
 @pytest.mark.parametrize("cloud", ["memory", "moto"])
 def test_some_schedules_end_without_duplicates_and_leaks(cloud: str) -> None:
     """The same world on both simulated clouds."""
-    tally, failures = run_share(Share(schedules={"memory": 60, "moto": 8}[cloud], first_seed=7, cloud=cloud))
+    schedules = {"memory": 40, "moto": 10}[cloud]
+    tally, failures = run_share(Share(schedules=schedules, first_seed=7, cloud=cloud, chunk=schedules))
 
     assert [] == failures
     assert tally.steps >= 30 * tally.schedules
     assert tally.happened["crashes"] > 0
 
 
+@pytest.mark.parametrize("mode", ["managed", "reuse"])
+def test_some_schedules_through_karpenter_end_well_too(mode: str) -> None:
+    """Karpenter is simulated, and goes away at times; claims are deleted by others."""
+    tally, failures = run_share(Share(schedules=30, first_seed=7, mode=MODES[mode], chunk=30))
+
+    assert [] == failures
+    assert tally.happened["Karpenter down"] > 0
+
+
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_found_within_a_thousand_schedules(bug: str) -> None:
     """A token made anew, a collector that is off, a new batch after a timeout."""
-    _, (failure,) = run_share(Share(schedules=1_000, first_seed=7, bug=bug))
+    _, (failure,) = run_share(Share(schedules=1_000, first_seed=7, bug=bug, mode=BUGS[bug].name))
 
     assert failure.what in FINDS[bug]
 

@@ -9,13 +9,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests import recount
-from tests.fuzz.objects import NODES_MAX, POOL, QUEUE, START_S, Cloud, foreign_machine, pod_object, pool_object
+from tests.fuzz.objects import (
+    CATALOGUE,
+    NODE_CLASS,
+    NODE_POOL,
+    NODES_MAX,
+    POOL,
+    QUEUE,
+    START_S,
+    Cloud,
+    foreign_machine,
+    pod_object,
+    pool_object,
+)
 from tests.fuzz.process import CrashError, Process, Trap
 from tfscale.errors import AlreadyExistsError, ClusterError, NotFoundError, NotLeadingError
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind
+from tfscale.kube.port import (
+    GPU_POOLS,
+    LAUNCH_BATCHES,
+    NODE_CLAIMS,
+    NODE_CLASSES,
+    NODE_POOLS,
+    NODE_REQUESTS,
+    NODES,
+    PODS,
+    Json,
+    Kind,
+)
 from tfscale.model import RECOVER
 from tfscale.reconcile import FindMode, Report
-from tfscale.testing import FakeKube
+from tfscale.testing import FakeKube, KarpenterStandIn
 from tfscale.testing.fake_ec2 import Fault, MemoryCloud, SimulatedMachine
 
 __all__ = ["FuzzWorld", "Tally", "ViolationError"]
@@ -48,7 +71,7 @@ class Tally:
 class FuzzWorld:
     """Everything of one schedule. `find_mode` may give a mode with a planted bug."""
 
-    def __init__(self, cloud: Cloud, tally: Tally, find_mode: FindMode) -> None:
+    def __init__(self, cloud: Cloud, tally: Tally, find_mode: FindMode, *, mode: str = "ec2") -> None:
         self.now_s = START_S
         self.cloud = cloud
         self.tally = tally
@@ -70,11 +93,22 @@ class FuzzWorld:
         self.foreign = foreign_machine(cloud)
         self._sqs = cloud.session.client("sqs", region_name=cloud.region)
         self._queue = self._sqs.create_queue(QueueName=QUEUE)["QueueUrl"]
-        cloud.events.send_to(self._queue)
-        self.kube.create(GPU_POOLS, pool_object(cloud))
+        if mode == "ec2":
+            cloud.events.send_to(self._queue)
+        self.karpenter = self._karpenter() if mode != "ec2" else None
+        self._batch_of: dict[str, str] = {}
+        """The batch of each claim that ever was, by its name."""
+        self.kube.create(GPU_POOLS, pool_object(cloud, mode))
         self.epoch = 1
         self.process = self._started()
         self.last: Report | None = None
+
+    def _karpenter(self) -> KarpenterStandIn:
+        self.kube.create(NODE_CLASSES[0], NODE_CLASS)
+        self.kube.create(NODE_POOLS, NODE_POOL)
+        # Of a simulated cloud it takes what both kinds have.
+        cloud: Any = self.cloud
+        return KarpenterStandIn(self.kube, cloud, catalogue=CATALOGUE)
 
     # --- what the world does by itself ---
 
@@ -92,6 +126,8 @@ class FuzzWorld:
                 self.kube.delete(NODES, name)
             for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={name}").items:
                 self.kube.delete(PODS, pod["metadata"]["name"], namespace="default", grace_period_s=0)
+        if self.karpenter:
+            self.karpenter.advance(self.now_s)
         self.kube.end_terminations()
         self._run_pods()
 
@@ -201,7 +237,7 @@ class FuzzWorld:
             self.cloud.events.recommend_rebalance(machine_id)
         elif kind == "retirement":
             self.cloud.events.retire([machine_id, self.foreign], start_s=self.now_s + 3_600)
-        else:
+        elif self.karpenter is None:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=kind)
 
     def end_trouble(self) -> None:
@@ -214,6 +250,8 @@ class FuzzWorld:
         while self.late:
             self.deliver()
         self.process.gate.arm(0, None)
+        if self.karpenter:
+            self.karpenter.down = False
         self.process.view.thaw()
         self.process.view.unreachable = 0
         self.play()
@@ -230,8 +268,7 @@ class FuzzWorld:
     def check(self) -> None:
         """Raise ``ViolationError`` where something is that must never be."""
         self._note_batches()
-        ever = Counter(one.tags.get("tfscale.io/batch", "") for one in self._ours())
-        for batch, count in ever.items():
+        for batch, count in self._machines_by_batch().items():
             if count > self.ordered.get(batch, 0):
                 raise ViolationError(
                     "duplicates", f"batch {batch!r} ordered {self.ordered.get(batch, 0)} machines and has {count}"
@@ -246,6 +283,14 @@ class FuzzWorld:
             raise ViolationError("over-commits", "; ".join(wrong))
         if any(one.state not in ("pending", "running") for one in self.cloud.machines if one.id == self.foreign):
             raise ViolationError("foreign", f"{self.foreign} was terminated")
+
+    def _machines_by_batch(self) -> Counter[str]:
+        """Return how many machines each batch ever had. A claim has one at a time, and where it is made again another one."""
+        if self.karpenter is None:
+            return Counter(one.tags.get("tfscale.io/batch", "") for one in self._ours())
+        for claim in self.kube.list(NODE_CLAIMS).items:
+            self._batch_of[claim["metadata"]["name"]] = claim["metadata"]["annotations"].get("tfscale.io/batch", "")
+        return Counter(self._batch_of.get(one.tags.get("karpenter.sh/nodeclaim", ""), "") for one in self.live())
 
     def calm(self) -> None:
         """End all trouble; then all demand is served or explained within some rounds, and nothing is left after the demand."""
@@ -302,7 +347,9 @@ class FuzzWorld:
 
     def _empty(self) -> str:
         left = [one.id for one in self._ours() if one.state in _LIVE]
-        records = [obj["metadata"]["name"] for kind in (NODE_REQUESTS, LAUNCH_BATCHES) for obj in self.kube.list(kind).items]
+        records = [
+            obj["metadata"]["name"] for kind in (NODE_REQUESTS, LAUNCH_BATCHES, NODE_CLAIMS) for obj in self.kube.list(kind).items
+        ]
         nodes = [obj["metadata"]["name"] for obj in self.kube.list(NODES).items]
         left += [*records, *nodes, *(["messages"] if self._unheard() else [])]
         return f"left are {left}" if left else ""

@@ -17,7 +17,8 @@ __all__ = ["IMPATIENT", "SECRET", "Faulty", "config", "event", "failure", "once"
 
 SECRET = "canary-5f1d"  # noqa: S105  # a canary: it must appear nowhere
 
-IMPATIENT = Timing(call_s=0.3, read_s=0.6, watch_margin_s=0.3)
+IMPATIENT = Timing(call_s=1.5, read_s=3, watch_margin_s=1)
+"""Long enough for an answer on a busy machine, short enough for a test that waits in vain."""
 
 
 def config(url: str, folder: Path) -> str:

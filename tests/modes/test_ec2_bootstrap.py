@@ -150,6 +150,19 @@ def test_a_text_of_ones_own_is_filled_in() -> None:
     assert expected == text_of(family="custom", ami={"id": "ami-1"}, userData=own, kubelet=kubelet)
 
 
+@given(filler=st.integers(16_250, 16_384))
+def test_a_text_is_as_long_as_nodes_get_it(filler: int) -> None:
+    """With labels in their place, and the longest of capacity types; not as the pool has written it."""
+    labels = "karpenter.sh/capacity-type=on-demand,tfscale.io/pool=gpus"
+    own = {**CUSTOM, "userData": "{{labels}}" + "x" * filler}
+
+    if len(labels) + filler <= 16_384:
+        assert len(labels) - len("on-demand") + len("spot") + filler == len(text_of(**own))
+    else:
+        with pytest.raises(BadInputError, match=rf"is '{len(labels) + filler} bytes of user data'; want at most 16384"):
+            text_of(**own)
+
+
 CUSTOM: dict[str, object] = {"family": "custom", "ami": {"id": "ami-1"}, "userData": "{{labels}}"}
 
 
@@ -197,7 +210,11 @@ CUSTOM: dict[str, object] = {"family": "custom", "ami": {"id": "ami-1"}, "userDa
         ({**CUSTOM, "userData": None}, "userData is ''; want the user data of the family custom"),
         ({**CUSTOM, "userData": "{{lables}}"}, "userData is '{{lables}}'; want labels?"),
         ({**CUSTOM, "userData": "x"}, "userData is 'x'; want {{labels}} in it"),
-        ({**CUSTOM, "userData": "{{labels}}" * 2_000}, "want at most 16384 bytes"),
+        ({**CUSTOM, "userData": "{{labels}}" * 500}, "userData is '28500 bytes of user data'; want at most 16384"),
+        (
+            {"kubelet": {"labels": {f"label-{number}": "x" * 60 for number in range(300)}}},
+            "bytes of user data'; want at most 16384",
+        ),
         ({**CUSTOM, "kubelet": {"flags": ["--v=2"]}}, "kubelet.flags is '--v=2'; want none for the family custom"),
         (
             {**CUSTOM, "userData": "{{labels}} {{clusterName}}", "cluster": None},

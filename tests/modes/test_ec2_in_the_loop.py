@@ -16,9 +16,18 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, NODES, PODS, Json
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
-from tfscale.reconcile import Reconciler
+from tfscale.plan import Launch
+from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
-from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, SimulatedCloud, SimulatedReservation, SimulatedType
+from tfscale.testing.fake_ec2 import (
+    LOST_REPLY,
+    SERVER_ERROR,
+    MemoryCloud,
+    Region,
+    SimulatedCloud,
+    SimulatedReservation,
+    SimulatedType,
+)
 
 TYPES = (
     SimulatedType(name="g6.xlarge", usd_per_hour="0.8", spot_usd_per_hour="0.3"),
@@ -40,7 +49,7 @@ def shared_cloud() -> Iterator[SimulatedCloud]:
 class Loop:
     """A cluster whose pods want a whole L4 or A10G each, its loop, and time."""
 
-    cloud: SimulatedCloud
+    cloud: Region
     spec: Json
     change_node: Callable[[Json], Json] = lambda node: node
     kube: FakeKube = field(init=False)
@@ -79,9 +88,9 @@ class Loop:
         for number in range(first, first + count):
             self.kube.create(PODS, pod(f"asr-{number}"), namespace="default")
 
-    def tick(self) -> None:
+    def tick(self) -> Report:
         """Make one round, now."""
-        self._reconciler.tick(self.cloud.now_s)
+        return self._reconciler.tick(self.cloud.now_s)
 
     def rounds(self, count: int) -> None:
         """Make rounds, half a minute apart; machines boot and nodes join meanwhile."""
@@ -238,3 +247,30 @@ def test_a_call_that_keeps_failing_is_told_once_and_made_until_it_is_answered(
     assert [1, 1] == [len(lines) for lines in told]
     assert all("InternalError" in lines[0] for lines in told)
     assert (4, 4) == (loop.placed, len(loop.machines))
+
+
+def test_an_account_that_may_launch_no_more_is_left_alone_for_a_moment() -> None:
+    """No offer is to blame and no action fails: other orders are put off, and all is bought when EC2 lets it be."""
+    cloud = MemoryCloud(instance_types=TYPES, zones=(A, B), throttle=True)
+    loop = Loop(cloud, {"offers": offers(capacity_types=["on-demand"])})
+    ec2: Any = cloud.session.client("ec2")
+    template = {"LaunchTemplateName": cloud.launch_template}
+    others = ec2.run_instances(LaunchTemplate=template, InstanceType="g6.xlarge", MinCount=1_000, MaxCount=1_000)["Instances"]
+    ec2.terminate_instances(InstanceIds=[one["InstanceId"] for one in others])
+    loop.add_pods(2)
+    for number in (2, 3):
+        picky = pod(f"asr-{number}")
+        picky["spec"]["nodeSelector"] = {"node.kubernetes.io/instance-type": "g5.xlarge"}
+        loop.kube.create(PODS, picky, namespace="default")
+    report = loop.tick()
+    (entry,) = loop.kube.get(GPU_POOLS, "gpus")["status"]["setAside"]
+    again = loop.tick()
+
+    assert 1 == cloud.calls["CreateFleet"]
+    assert ([], "*/*/*") == ([*report.failed], entry["offer"])
+    assert ["", "put off: the cloud wants a pause"] == [one.note for one in report.outcomes if isinstance(one.action, Launch)]
+    assert 4 == sum("its cloud wants a pause" in one.reasons[0] for one in again.plan.unmet)
+    assert cloud.now_s + 5 == again.plan.retry_s
+    cloud.advance(cloud.now_s + 5)
+    loop.rounds(8)
+    assert (4, 1_000 + 4) == (loop.placed, len(cloud.machines))

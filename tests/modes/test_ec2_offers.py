@@ -7,13 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from botocore.stub import ANY
 
+from tests.modes.stubs import StubbedSession
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuTable
 from tfscale.model import Offer, OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.modes.ec2_calls import Ec2Calls
+from tfscale.modes.ec2_catalogue import Catalogue
 from tfscale.modes.ec2_options import options_of
+from tfscale.modes.ec2_prices import Prices
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, THROTTLED, SimulatedCloud
 
@@ -229,3 +234,27 @@ def test_opening_calls_nobody_and_checks_the_filter() -> None:
         BadInputError, match=r"gpupool gpus: spec.offers.capacityTypes\[0\] is 'spott'; want on-demand or spot or reserved"
     ):
         opened(OfferFilter(capacity_types=("spott",)))
+
+
+def test_a_local_zone_is_on_offer_where_it_is_named() -> None:
+    """It has no network by default and prices of its own; a pool that names no zone gets those of the region itself."""
+    stub, plain, local = StubbedSession(), {"us-east-1a", "us-east-1f"}, {"us-east-1-bos-1a", "us-east-1-wl1-bos-wlz-1"}
+    places = [{"InstanceType": "g6.xlarge", "LocationType": "availability-zone", "Location": name} for name in plain | local]
+    info = {
+        "InstanceType": "g6.xlarge",
+        "ProcessorInfo": {"SupportedArchitectures": ["x86_64"]},
+        "VCpuInfo": {"DefaultVCpus": 4},
+        "MemoryInfo": {"SizeInMiB": 16_384},
+    }
+    calls = Ec2Calls(stub.session, "us-east-1")
+    prices = Prices(calls, region="us-east-1", own={}, clock=lambda: 0)
+    wanted = OfferFilter(instance_types=("g6.xlarge",))
+
+    def sold(zones: set[str] | None) -> set[str]:
+        stub.expect("ec2", "describe_instance_types", {"Filters": ANY}, {"InstanceTypes": [info]})
+        asked = {"LocationType": "availability-zone", "Filters": ANY}
+        stub.expect("ec2", "describe_instance_type_offerings", asked, {"InstanceTypeOfferings": places})
+        catalogue = Catalogue(calls, prices, GpuTable(), region="us-east-1", wanted=wanted, clock=lambda: 0)
+        return {zone for _, zone in catalogue.sold(lambda: zones)}
+
+    assert [plain, local] == [sold(None), sold(local)]

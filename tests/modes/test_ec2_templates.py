@@ -12,6 +12,7 @@ from tests.modes.fleets import A, B, batch_of, bootstrap, live, machine_ids, mod
 from tfscale.errors import LaunchRefusedError, ModeError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES
 from tfscale.kube.records import write_batch
+from tfscale.market import EVERYTHING
 from tfscale.model import Offer, OfferFilter
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.selectors import Taint
@@ -202,7 +203,7 @@ def test_no_template_no_call(cloud: SimulatedCloud) -> None:
 
 
 def test_a_template_that_is_gone_is_made_again(cloud: SimulatedCloud, caplog: pytest.LogCaptureFixture) -> None:
-    """The call gives nothing and blames no offer; the next one names the new template."""
+    """The call gives nothing and blames no offer: after a pause, the next one names the new template."""
     mode = mode_of(cloud, wanted=WANTED, bootstrap=bootstrap())
     offers = chosen(mode, "on-demand", "g6.xlarge")
     batch = batch_of(mode, offers)
@@ -210,7 +211,7 @@ def test_a_template_that_is_gone_is_made_again(cloud: SimulatedCloud, caplog: py
     cloud.session.client("ec2").delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
     (result,) = mode.launch(batch)
 
-    assert (None, ()) == (result.machine, result.refusals)
+    assert (None, [EVERYTHING]) == (result.machine, [refusal.offer for refusal in result.refusals])
     assert "InvalidLaunchTemplateId.NotFound" in caplog.text
     assert machine_ids(mode.launch(batch_of(mode, offers))) == live(cloud)
 
@@ -227,7 +228,7 @@ def test_an_image_that_is_gone_is_looked_for_again(cloud: SimulatedCloud) -> Non
     (result,) = mode.launch(batch)
     (entry,) = specifications(mode, offers)
 
-    assert (None, ()) == (result.machine, result.refusals)
+    assert (None, [EVERYTHING]) == (result.machine, [refusal.offer for refusal in result.refusals])
     assert second == data_of(cloud, entry)["ImageId"]
 
 

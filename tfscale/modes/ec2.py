@@ -81,7 +81,7 @@ class Ec2Mode:
         self._templates = _templates(calls, context, options, clock=clock, now=now)
         queue = options.interruption_queue
         self._queue = InterruptionQueue(calls, queue, cluster=context.cluster, clock=clock) if queue else None
-        self._launches = Launches(calls, observe=self.observe, on_gone=self._templates.forget, clock=clock, sleep=sleep)
+        self._launches = Launches(calls, observe=self.observe, on_gone=self._templates.forget, clock=clock)
 
     @classmethod
     def open(cls, context: ModeContext) -> Self:

@@ -28,8 +28,6 @@ _RESERVED = ("tfscale.io/", "karpenter.sh/", "karpenter.k8s.aws/", "eks:")
 # nodeadm puts flags into a file for systemd, separated by spaces.
 _FLAG = r"--[a-z0-9-]+(=[^\s\"'\\`$]*)?"
 _OUR_FLAGS = ("--node-labels", "--register-with-taints", "--max-pods")
-_MOST_USER_DATA = 16_384
-"""Bytes, before base64. Source: EC2, page on user data."""
 _GIB = 2**30
 _MOST_GIB = 65_536
 """Source: EBS, page on volume types (io2 Block Express)."""
@@ -227,8 +225,6 @@ def contradictions(bootstrap: Bootstrap) -> list[tuple[str, str, str]]:
         found.append(("ami.alias", alias, f"an image of the family {family}"))
     if alias and not (cluster and cluster.version) and (cluster or family == "custom"):
         found.append(("cluster.version", "", "the version of Kubernetes, without which ami.alias names no image"))
-    if text is not None and len(text.encode()) > _MOST_USER_DATA:
-        found.append(("userData", text, f"at most {_MOST_USER_DATA} bytes"))
     return found
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types_boto3_ec2 import EC2Client
     from types_boto3_pricing import PricingClient
 
-__all__ = ["THROTTLED", "Ec2Calls", "code_of", "is_denied", "message_of", "translated"]
+__all__ = ["THROTTLED", "Ec2Calls", "code_of", "is_denied", "message_of", "shortened", "translated"]
 
 T = TypeVar("T")
 
@@ -194,8 +194,13 @@ def is_denied(error: ClientError) -> bool:
 
 def message_of(error: ClientError) -> str:
     """Return what the cloud said, cut to a length that a log bears, and the same each time."""
-    message = (error.response.get("Error", {}).get("Message") or "").partition(_ENCODED)[0]
-    if _unknown_caller(code_of(error)):
+    return shortened(code_of(error), error.response.get("Error", {}).get("Message") or "")
+
+
+def shortened(code: str, message: str) -> str:
+    """Return a message of the cloud with nothing in it that is long or another one each time."""
+    message = message.partition(_ENCODED)[0]
+    if _unknown_caller(code):
         # What follows are the times that were compared.
         message = message.partition(":")[0]
     return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "..."

@@ -104,7 +104,7 @@ class Catalogue:
         self._sold: Remembered[list[tuple[Facts, str]]] = Remembered(clock)
 
     def offers(self, zones: Callable[[], Iterable[str] | None], reservations: Sequence[Reservation] = ()) -> list[Offer]:
-        """Return the offers in the zones that `zones` gives, in the order of their names; None is every zone of the region.
+        """Return the offers in the zones that `zones` gives, in the order of their names; None is each zone of the region itself.
 
         Machines of `reservations` are on offer as far as the pool wants their types and zones.
         """
@@ -193,9 +193,16 @@ class Catalogue:
 
     def _ask_sold(self, zones: Iterable[str] | None) -> list[tuple[Facts, str]]:
         facts = {found.name: found for found in self._kinds()[1] if self._boots(found) and self._has_card(found)}
-        allowed = None if zones is None else set(zones)
         places = self._describe_offerings(sorted(facts))
-        return [(facts[name], zone) for name, zone in sorted(places) if allowed is None or zone in allowed]
+        allowed = {zone for _, zone in places if self._is_plain(zone)} if zones is None else set(zones)
+        return [(facts[name], zone) for name, zone in sorted(places) if zone in allowed]
+
+    def _is_plain(self, zone: str) -> bool:
+        """Return whether this is a zone of the region itself, such as ``us-east-1a``.
+
+        Local Zones (``us-east-1-bos-1a``) have no network by default, and prices of their own: a pool has to name them.
+        """
+        return len(zone.removeprefix(self._region)) == 1
 
     def _facts(self, info: InstanceTypeInfoTypeDef) -> Facts | None:
         try:

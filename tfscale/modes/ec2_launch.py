@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from tfscale.errors import LaunchRefusedError, ModeError
+from tfscale.market import EVERYTHING
 from tfscale.model import LaunchBatch, Machine
 from tfscale.modes.base import LaunchResult, Refusal, results_of
-from tfscale.modes.ec2_calls import THROTTLED, Ec2Calls, code_of, message_of, translated
+from tfscale.modes.ec2_calls import THROTTLED, Ec2Calls, code_of, message_of, shortened, translated
 from tfscale.modes.ec2_fleet import machines_of_fleet, offer_ids, refusals_of_fleet
 from tfscale.modes.ec2_machines import machine_of
 from tfscale.modes.ec2_refusals import GONE, MISMATCH, UNFULFILLABLE, refusals_about
 from tfscale.modes.ec2_run import is_run, run_offer
+from tfscale.plan import some
 
 __all__ = ["Launches"]
 
@@ -23,15 +26,13 @@ log = logging.getLogger(__name__)
 
 LISTED_WITHIN_S = 60
 """How long a machine may be missing from DescribeInstances, which is eventually consistent."""
-PAUSE_S = 5
-"""How long to wait where nothing was launched and no offer is to blame: the next order may ask for the same at once."""
 
 
 class Launches:
     """The launches of one pool.
 
     `observe` lists its machines. `on_gone` is told that a launch template or its image is not there, and returns whether
-    another one will be made. `clock` gives seconds, `sleep` waits for so many.
+    another one will be made. `clock` gives seconds.
     """
 
     def __init__(
@@ -41,13 +42,11 @@ class Launches:
         observe: Callable[[], Sequence[Machine]],
         on_gone: Callable[[], bool],
         clock: Callable[[], float],
-        sleep: Callable[[float], None],
     ) -> None:
         self._calls = calls
         self._observe = observe
         self._on_gone = on_gone
         self._clock = clock
-        self._sleep = sleep
         self._unsent: set[str] = set()
         """Batches that were prepared here, and that nobody has sent."""
         self._unlisted_since_s: dict[str, float] = {}
@@ -98,27 +97,38 @@ class Launches:
         return reply
 
     def _told(self, batch: LaunchBatch, machines: Sequence[Machine], refusals: Sequence[Refusal]) -> Sequence[LaunchResult]:
-        """Return what a settled call means. Errors beside machines are only offers without capacity."""
-        capacity = [refusal for refusal in refusals if refusal.code in UNFULFILLABLE]
+        """Return what a settled call means. Errors beside machines are only offers without capacity, or a wish for a pause."""
+        refusals = [replace(refusal, message=shortened(refusal.code, refusal.message)) for refusal in refusals]
         reasons = _reasons(refusals)
         log.info(
             "launch %s: %d of %d machines; refused: %s", batch.name, len(machines), len(batch.requests), reasons or "nothing"
         )
-        if not machines and not capacity:
-            codes = {refusal.code for refusal in refusals}
-            blameless, gone = codes <= THROTTLED, not codes.isdisjoint(GONE)
-            raise _RefusedError(f"launch {batch.name}: {reasons}", settled=True, blameless=blameless, gone=gone)
-        return results_of(batch, machines, capacity)
+        passing = [refusal for refusal in refusals if refusal.code in UNFULFILLABLE]
+        # EC2 counts the machines of a fleet, too: the offers that it names at random are not to blame.
+        passing += [_pause(refusal.code, refusal.message) for refusal in refusals if refusal.code in THROTTLED]
+        if not machines and not passing:
+            gone = any(refusal.code in GONE for refusal in refusals)
+            raise _RefusedError(f"launch {batch.name}: {reasons or 'nothing was launched'}", settled=True, gone=gone)
+        return results_of(batch, machines, tuple(dict.fromkeys(passing)))
 
     def _read_back(self, fleet_id: str, batch: LaunchBatch) -> Mapping[str, Any]:
-        # Not DescribeFleetInstances: EC2 refuses it for instant fleets.
-        fleets = self._calls.read("DescribeFleets", lambda: self._calls.ec2.describe_fleets(FleetIds=[fleet_id])["Fleets"])
-        found = [fleet for fleet in fleets if fleet.get("Instances") or fleet.get("Errors")]
+        found = [fleet for fleet in self._described(fleet_id) if fleet.get("Instances") or fleet.get("Errors")]
         if not found:
             # It may be described before its machines are. They are listed in time, if there are any.
             self._unlisted_since_s.setdefault(batch.name, self._clock())
-            raise _RefusedError(f"launch {batch.name}: fleet {fleet_id} does not say what became of it", blameless=True)
+            why = f"fleet {fleet_id} does not say what became of it"
+            raise _RefusedError(f"launch {batch.name}: {why}", refusals=[_pause("NothingDescribed", why)])
         return found[0]
+
+    def _described(self, fleet_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return the fleet, or none where EC2 does not know it, yet or any more."""
+        # Not DescribeFleetInstances: EC2 refuses it for instant fleets.
+        try:
+            return self._calls.read("DescribeFleets", lambda: self._calls.ec2.describe_fleets(FleetIds=[fleet_id])["Fleets"])
+        except ModeError as error:
+            if not isinstance(error.__cause__, ClientError) or not code_of(error.__cause__).startswith("InvalidFleetId"):
+                raise
+            return []
 
     def _after(self, refused: _RefusedError, batch: LaunchBatch) -> Sequence[LaunchResult]:
         """Return what is there although this call was refused: an earlier one, whose reply was lost, may have been carried out.
@@ -135,10 +145,8 @@ class Launches:
             return results_of(batch, (), refused.refusals)
         if refused.gone and self._on_gone():
             log.warning("%s; another one is made", refused)
-        elif not refused.blameless:
-            raise refused
-        self._sleep(PAUSE_S)
-        return results_of(batch, ())
+            return results_of(batch, (), [_pause("Gone", str(refused))])
+        raise refused
 
     def _wait_for_listing(self, refused: _RefusedError, batch: LaunchBatch) -> None:
         since_s = self._unlisted_since_s.get(batch.name)
@@ -154,14 +162,11 @@ class _RefusedError(LaunchRefusedError):
         message: str,
         *,
         settled: bool = False,
-        blameless: bool = False,
         gone: bool = False,
         refusals: Sequence[Refusal] = (),
     ) -> None:
         super().__init__(message)
         self.settled = settled
-        self.blameless = blameless
-        """Whether no other offer would have fared better."""
         self.gone = gone
         """Whether a launch template is not there, or its image."""
         self.refusals = refusals
@@ -197,5 +202,13 @@ def _refusals(code: str, message: str, parameters: Mapping[str, Any]) -> list[Re
     return refusals_about(code, message, about=offers, subnet="", among=offers)
 
 
+def _pause(code: str, message: str) -> Refusal:
+    return Refusal(offer=EVERYTHING, code=code, message=message)
+
+
 def _reasons(refusals: Iterable[Refusal]) -> str:
-    return "; ".join(f"{refusal.offer}: {refusal.code}: {refusal.message}" for refusal in refusals)
+    """Return each code once, with its first message: a fleet says nearly the same of each of its 300 places."""
+    by_code: dict[str, list[Refusal]] = {}
+    for refusal in refusals:
+        by_code.setdefault(refusal.code, []).append(refusal)
+    return "; ".join(f"{some([one.offer for one in alike])}: {code}: {alike[0].message}" for code, alike in by_code.items())

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, model_validator
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.model import Pool
-from tfscale.modes.ec2_bootstrap import is_labelled, unknown_placeholders
+from tfscale.modes.ec2_bootstrap import is_labelled, unknown_placeholders, user_data
 from tfscale.modes.ec2_bootstrap_options import Bootstrap, contradictions, shaped
 from tfscale.quantity import micro_usd
 from tfscale.spec import Spec, parse
@@ -19,6 +19,8 @@ CAPACITY_TYPES = ("on-demand", "spot", "reserved")
 # Karpenter collects instances that carry its tags and that it does not know; `aws:` is EC2's own.
 _FOREIGN_TAGS = ("aws:", "tfscale.io/", "karpenter.sh/", "karpenter.k8s.aws/", "eks:eks-cluster-name")
 
+_MOST_USER_DATA = 16_384
+"""Bytes, before base64. Source: EC2, page on user data."""
 _QUEUE = r"(https://[a-z0-9.-]+/[0-9]{12}/)?[a-zA-Z0-9_-]{1,80}(\.fifo)?"
 
 
@@ -117,7 +119,7 @@ def options_of(pool: Pool) -> Ec2Options:
     options = parse(Ec2Options, dict(pool.options), where=where, field="spec.options")
     problems = [
         Problem(where=where, field=field, value=value, want=want)
-        for field, value, want in (*_contradictions(pool, options), *_bootstrap_problems(options.bootstrap))
+        for field, value, want in (*_contradictions(pool, options), *_bootstrap_problems(pool, options.bootstrap))
     ]
     if problems:
         raise BadInputError(*problems)
@@ -138,11 +140,11 @@ def _contradictions(pool: Pool, options: Ec2Options) -> list[tuple[str, str, str
     return found
 
 
-def _bootstrap_problems(bootstrap: Bootstrap | None) -> list[tuple[str, str, str]]:
+def _bootstrap_problems(pool: Pool, bootstrap: Bootstrap | None) -> list[tuple[str, str, str]]:
     if bootstrap is None:
         return []
     found = [(f"spec.options.bootstrap.{field}", value, want) for field, value, want in contradictions(bootstrap)]
-    return found or _text_problems(bootstrap)
+    return found or _text_problems(bootstrap) or _size_problems(pool, bootstrap)
 
 
 def _text_problems(bootstrap: Bootstrap) -> list[tuple[str, str, str]]:
@@ -151,3 +153,12 @@ def _text_problems(bootstrap: Bootstrap) -> list[tuple[str, str, str]]:
     if text is None or unknown or is_labelled(bootstrap):
         return unknown
     return [(field, text, "{{labels}} in it, without which no node is known to be of the pool")]
+
+
+def _size_problems(pool: Pool, bootstrap: Bootstrap) -> list[tuple[str, str, str]]:
+    """Return that the user data is too long as nodes get it, with labels, taints and certificates in their places."""
+    size = max(len(user_data(bootstrap, pool=pool.name, capacity_type=kind).encode()) for kind in CAPACITY_TYPES)
+    if size <= _MOST_USER_DATA:
+        return []
+    field = "spec.options.bootstrap" if bootstrap.user_data is None else "spec.options.bootstrap.userData"
+    return [(field, f"{size} bytes of user data", f"at most {_MOST_USER_DATA}")]

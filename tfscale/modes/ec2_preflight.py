@@ -27,7 +27,7 @@ class Preflight:
     templates: TemplateSource
     reservations: Reservations
     zones: Callable[[], Iterable[str] | None]
-    """Where the pool may buy; None is everywhere."""
+    """Where the pool may buy; None is each zone of the region itself."""
 
     def problems(self) -> list[Problem]:
         """Return all that is wrong."""
