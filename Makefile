@@ -25,9 +25,12 @@ fuzz: $(INSTALLED) ## Run the properties of the whole loop on 20 times as many r
 N ?= 10000
 SEED ?= 0
 
-fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes, lost replies and interference; 200 of them on moto.
-	$(BIN)/python -m tests.fuzz.launch --cloud moto --schedules 200 --seed $(SEED)
-	$(BIN)/python -m tests.fuzz.launch --schedules $(N) --seed $(SEED)
+# What buys: ec2, managed or reuse. On EC2 some of the schedules are on moto, too.
+MODE ?= ec2
+
+fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes, lost replies and interference, in one MODE.
+	$(if $(filter ec2,$(MODE)),$(BIN)/python -m tests.fuzz.launch --cloud moto --schedules 200 --seed $(SEED))
+	$(BIN)/python -m tests.fuzz.launch --mode $(MODE) --schedules $(N) --seed $(SEED)
 
 tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
 

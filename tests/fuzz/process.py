@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tfscale.catalogue import InstanceType
 from tfscale.errors import ClusterUnreachableError, NotLeadingError
 from tfscale.gpus import GpuTable
-from tfscale.kube.port import NODES, PODS, Json, Kind, Kube, Listing
+from tfscale.kube.port import NODE_CLAIMS, NODES, PODS, Json, Kind, Kube, Listing
 from tfscale.model import Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.reconcile import FindMode, Reconciler, Report
 
-__all__ = ["CALLS", "CrashError", "Process", "Trap", "find_ec2"]
+__all__ = ["CALLS", "ORDER", "CrashError", "Process", "Trap", "find_ec2"]
 
 WRITES = frozenset({"create", "patch", "patch_status", "apply", "delete", "evict", "bind"})
 CALLS = frozenset({
@@ -22,6 +23,8 @@ CALLS = frozenset({
     "delete_message_batch",
 })  # fmt: skip
 """What changes something at the cloud, as boto3's clients name it."""
+ORDER = "create nodeclaim"
+"""The write of the cluster that buys a machine."""
 
 
 class CrashError(BaseException):
@@ -102,7 +105,8 @@ class View:
             return verb
 
         def gated(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the verb
-            done = self._gate.passes(name, lambda: verb(*args, **options))
+            step = ORDER if name == "create" and args[0] == NODE_CLAIMS else name
+            done = self._gate.passes(step, lambda: verb(*args, **options))
             self._frozen.pop(PODS if name in {"bind", "evict"} else args[0], None)
             return done
 
@@ -144,6 +148,7 @@ class Process:
         epoch: int,
         leads: Callable[[], bool],
         steady: Callable[[], float],
+        catalogue: Mapping[str, InstanceType],
     ) -> None:
         self.gate = Gate(leads)
         self._steady = steady
@@ -155,8 +160,9 @@ class Process:
 
         def context(pool: Pool) -> ModeContext:
             return ModeContext(
-                pool=pool, gpus=gpus, kube=view, cluster="fuzz", aws=aws, epoch=lambda: epoch, sleep=lambda _: None, clock=steady
-            )
+                pool=pool, gpus=gpus, kube=view, cluster="fuzz", catalogue=catalogue, aws=aws, epoch=lambda: epoch,
+                sleep=lambda _: None, clock=steady,
+            )  # fmt: skip
 
         self._reconciler = Reconciler(
             kube=view,
