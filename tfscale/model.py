@@ -237,6 +237,8 @@ class Machine:
     stopping: bool = False
     started: bool = True
     """False while the cloud has accepted it and does not run it yet."""
+    trouble: str = ""
+    """Why it does not run yet, in the words of whoever tries; empty where nothing went wrong so far."""
     launched_s: int | None = None
     protected_until_s: int | None = None
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""
