@@ -187,7 +187,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One thing a mode can launch: an instance type in a zone under a capacity type."""
+    """One thing a mode can launch: an instance type in a zone under a capacity type. VRAM and compute are of one card."""
 
     instance_type: str
     zone: str
@@ -196,7 +196,6 @@ class Offer:
     gpu_count: int = 0
     vram_mib: int = 0
     mtflops: int = 0
-    """As ``vram_mib`` of one card."""
     cpu_milli: int
     memory_mib: int
     pods_max: int = 110
@@ -224,11 +223,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a mode launched and still sees."""
+    """What a mode launched, tagged with its batch, and still sees."""
 
     id: str
     batch: str
-    """The launch batch it was tagged with."""
     pool: str
     offer: str
     """Id of the offer that was really taken; empty while nobody has chosen one."""
