@@ -256,3 +256,15 @@ def test_every_pod_is_placed_waits_or_is_unmet(requests: list[Request], nodes: i
     assert sorted(item.id for item in demands) == sorted([*placed, *plan.waiting, *(unmet.pod for unmet in plan.unmet)])
     assert {item.uid for item in demands if item.id in plan.waiting} == bought
     assert all(unmet.reasons for unmet in plan.unmet)
+
+
+def test_no_request_is_named_like_a_claim_that_another_record_stands_for() -> None:
+    """The record of a claim was lost and the claim recovered: its name is not free, even where the claim ends meanwhile."""
+    observed = cluster(demands=(demand("p"),))
+    (usual,) = only(plan_for(observed, T4), Launch).requests
+    stands_for = request("recovered", state=State.TERMINATING, machine_id=usual.name)
+    (after,) = only(plan_for(replace(observed, requests=(stands_for,)), T4), Launch).requests
+    listed = {POOL.name: (machine("a", id=usual.name, stopping=True),)}
+    (beside,) = only(plan_for(replace(observed, machines=listed), T4), Launch).requests
+
+    assert (f"{usual.name}-2", f"{usual.name}-2") == (after.name, beside.name)

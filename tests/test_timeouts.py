@@ -9,7 +9,7 @@ import pytest
 
 from tests.facts import BATCH, L4, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, plan_for, request
 from tfscale.conditions import of_request
-from tfscale.decide import Supply, decide
+from tfscale.decide import Policy, Supply, decide
 from tfscale.lifecycle import Event, State
 from tfscale.model import UNREGISTERED, Cluster, Node
 from tfscale.plan import Admit, Advance, Assign, Avoid, Forget, Launch, Nominate, Terminate
@@ -31,11 +31,18 @@ def joined(age_s: int, **changes: Any) -> Node:  # noqa: ANN401 - any field of a
 
 
 PENDING = {"inference": (machine("a", started=False),)}
+STUCK = {"inference": (machine("a", started=False, trouble="LaunchFailed: no subnet"),)}
 LATE: list[tuple[Cluster, Event, str, str]] = [
     (
         waiting(State.LAUNCHED, POOL.launch_within_s, machines=PENDING),
         Event.LAUNCH_TIMED_OUT,
         "the cloud did not run it within 300 s",
+        T4.id,
+    ),
+    (
+        waiting(State.LAUNCHED, Policy().withdraw_s, machines=STUCK),
+        Event.LAUNCH_TIMED_OUT,
+        "the cloud did not run it within 30 s: LaunchFailed: no subnet",
         T4.id,
     ),
     (
@@ -80,7 +87,7 @@ def test_a_second_earlier_it_is_waited_for(observed: Cluster, event: Event, why:
 
 def test_nothing_is_late_while_it_is_not_known_what_was_bought() -> None:
     """A mode that cannot tell its offers cannot tell how many cards there should be."""
-    observed = LATE[2][0]
+    observed = LATE[3][0]
 
     assert Terminate not in kinds(decide(observed, {}))
     assert Terminate in kinds(decide(observed, {"inference": Supply(offers=(T4,))}))

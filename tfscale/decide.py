@@ -296,7 +296,9 @@ def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> li
 
     The name makes a second process that decides the same collide on creation instead of buying twice.
     """
-    taken = {request.name for request in cluster.requests}
+    # A NodeClaim has the name of its request, also when that record was lost and another one stands for the claim.
+    taken = {name for request in cluster.requests for name in (request.name, request.machine_id)}
+    taken |= {machine.id for machine in cluster.machines.get(pool.name, ())}
     requests = []
     for purchase in purchases:
         uids = tuple(sorted(placed.demand.uid for placed in purchase.placed))

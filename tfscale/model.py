@@ -187,7 +187,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One thing a mode can launch: an instance type in a zone under a capacity type."""
+    """One thing a mode can launch: an instance type in a zone under a capacity type. VRAM and compute are of one card."""
 
     instance_type: str
     zone: str
@@ -196,7 +196,6 @@ class Offer:
     gpu_count: int = 0
     vram_mib: int = 0
     mtflops: int = 0
-    """As ``vram_mib`` of one card."""
     cpu_milli: int
     memory_mib: int
     pods_max: int = 110
@@ -224,11 +223,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a mode launched and still sees."""
+    """What a mode launched, tagged with its batch, and still sees."""
 
     id: str
     batch: str
-    """The launch batch it was tagged with."""
     pool: str
     offer: str
     """Id of the offer that was really taken; empty while nobody has chosen one."""
@@ -237,6 +235,8 @@ class Machine:
     stopping: bool = False
     started: bool = True
     """False while the cloud has accepted it and does not run it yet."""
+    trouble: str = ""
+    """Why it does not run yet, in the words of whoever tries; empty where nothing went wrong so far."""
     launched_s: int | None = None
     protected_until_s: int | None = None
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""

@@ -36,6 +36,8 @@ class Policy:
     server is away no node can join."""
     silent_s: int = 300
     """How long a node that stopped reporting counts as a place to wait for. Kubernetes lets pods stay on it for as long."""
+    withdraw_s: int = 30
+    """How long a machine is waited for whose launch meets trouble. Karpenter buys for nobody while one of its claims is stuck."""
     poll_s: int = 10
     """How soon to look again after a machine that is shutting down."""
 
@@ -269,11 +271,21 @@ class _View:
             return Event.INITIALIZATION_TIMED_OUT, f"its node {lacking} {pool.initialise_within_s} s after it joined"
         if self._started(request):
             return Event.REGISTRATION_TIMED_OUT, f"its node did not join within {pool.register_within_s} s"
-        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {pool.launch_within_s} s"
+        trouble = self._trouble(request)
+        told = f": {trouble}" if trouble else ""
+        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {self._launch_within_s(request)} s{told}"
 
     def _started(self, request: NodeRequest) -> bool:
         machine = (self.machines or {}).get(request.machine_id)
         return machine is None or machine.started
+
+    def _trouble(self, request: NodeRequest) -> str:
+        machine = (self.machines or {}).get(request.machine_id)
+        return machine.trouble if machine else ""
+
+    def _launch_within_s(self, request: NodeRequest) -> int:
+        within_s = self.pool.launch_within_s
+        return min(within_s, self.policy.withdraw_s) if self._trouble(request) else within_s
 
     def _lacks(self, request: NodeRequest, node: Node) -> str:
         """Return what keeps the node from taking pods, or nothing: it is Ready, not fenced, and shows all cards bought."""
@@ -299,7 +311,8 @@ class _View:
         if node is not None:
             due_s = max(node.created_s, request.launched_s) + pool.initialise_within_s
         else:
-            due_s = request.launched_s + (pool.register_within_s if self._started(request) else pool.launch_within_s)
+            within_s = pool.register_within_s if self._started(request) else self._launch_within_s(request)
+            due_s = request.launched_s + within_s
         return max(due_s, self.seen_since_s + self.policy.settle_s)
 
     def _draining(self, request: NodeRequest, node: Node | None) -> _Step:

@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Self
 
 from tfscale.errors import LaunchRefusedError, ModeError, NotLeadingError
-from tfscale.kube.port import NODE_REQUESTS
+from tfscale.kube.port import NODE_REQUESTS, Json
 from tfscale.model import LaunchBatch, Machine
 from tfscale.modes.base import LaunchResult, ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
+from tfscale.modes.nodeclaim_calls import Claims
+from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
 from tfscale.reconcile import FindMode
 
 __all__ = ["BUGS", "planted"]
@@ -59,23 +61,41 @@ class NewBatchAfterTimeout(Ec2Mode):
             raise LaunchRefusedError(str(error)) from error
 
 
-class ClaimsNamedAnew(ManagedNodeClaimMode):
-    """Gives claims other names each time, instead of those that the record has."""
+class ClaimRenamed(ManagedNodeClaimMode):
+    """Gives the claims of each call names of their own instead of the recorded ones."""
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
-        """Create the recorded claims under names that nobody has seen."""
-        claims = {
-            request: {**claim, "metadata": {**claim["metadata"], "name": f"{request}-{next(_PROCESSES)}"}}
-            for request, claim in batch.parameters["claims"].items()
-        }
-        return super().launch(replace(batch, parameters={"claims": claims}))
+        """Create claims that nobody has seen."""
+        claims: dict[str, Json] = {}
+        for claim in batch.parameters["claims"].values():
+            name = f"{claim['metadata']['name']}-{next(_PROCESSES)}"
+            claims[name] = {**claim, "metadata": {**claim["metadata"], "name": name}}
+        made = super().launch(replace(batch, requests=tuple(claims), parameters={"claims": claims}))
+        return [replace(result, request=request) for result, request in zip(made, batch.requests, strict=True)]
+
+
+class ClaimsOfOthers(ReuseNodeClaimMode):
+    """Takes every claim with the pool's label for its own."""
+
+    @classmethod
+    def open(cls, context: ModeContext) -> Self:
+        """Trust the label alone."""
+        mode = super().open(context)
+        mode._claims = _Trusting(context.kube, pool=context.pool.name, mode=cls.name)  # noqa: SLF001 - its own
+        return mode
+
+
+class _Trusting(Claims):
+    def _is_ours(self, claim: Json) -> bool:
+        return bool(claim["metadata"].get("labels"))
 
 
 BUGS: Mapping[str, type[ScalingMode]] = {
     "token recomputed": TokenRecomputed,
     "collector off": CollectorOff,
     "new batch after a timeout": NewBatchAfterTimeout,
-    "claims named anew": ClaimsNamedAnew,
+    "claim renamed": ClaimRenamed,
+    "claims of others": ClaimsOfOthers,
 }
 
 

@@ -21,19 +21,20 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fuzz.bugs import BUGS, planted
-from tests.fuzz.machine import LaunchSchedule
+from tests.fuzz.claims import ManagedSchedule, ReuseSchedule, find_managed, find_reuse
+from tests.fuzz.machine import LaunchSchedule, Schedule
 from tests.fuzz.objects import TYPES, ZONES, Cloud
-from tests.fuzz.process import find
+from tests.fuzz.process import find_ec2
 from tests.fuzz.world import Tally, ViolationError
+from tfscale.reconcile import FindMode
 from tfscale.testing.fake_ec2 import MemoryCloud, SimulatedCloud
 
-__all__ = ["MODES", "Share", "main", "run_share"]
+__all__ = ["Share", "main", "run_share"]
 
 STEPS = 60
 CHUNK = 50
 """About how many schedules have one seed. Always as many: they follow from seed and number together."""
 _SEEDS_EACH = 100_000
-MODES = {"ec2": "ec2", "managed": "managed-nodeclaim", "reuse": "reuse-nodeclaim"}
 _FOLDER = Path("fuzz-failures")
 
 
@@ -44,8 +45,8 @@ class Share:
     schedules: int
     first_seed: int
     seed_step: int = 1
-    cloud: str = "memory"
     mode: str = "ec2"
+    cloud: str = "memory"
     bug: str = ""
     shrink: bool = False
     chunk: int = CHUNK
@@ -71,21 +72,17 @@ def run_share(share: Share) -> tuple[Tally, list[Failure]]:
 
 
 def _run_chunk(share: Share, tally: Tally, number: int) -> Failure | None:
-    tallied, found = tally, planted(share.bug) if share.bug else find
-
-    class Schedule(LaunchSchedule):
-        tally = tallied
-        mode = share.mode
-        find_mode = staticmethod(found)
-        open_cloud = staticmethod(_CLOUDS[share.cloud])
-
+    schedule, finder = _MODES[share.mode]
+    found = planted(share.bug) if share.bug else finder
+    about = {"tally": tally, "find_mode": staticmethod(found), "open_cloud": staticmethod(_CLOUDS[share.cloud])}
+    chosen_schedule = type(schedule.__name__, (schedule,), about)
     phases = (Phase.generate, Phase.shrink) if share.shrink else (Phase.generate,)
     chosen = settings(
         max_examples=share.chunk, stateful_step_count=STEPS, deadline=None, database=None, derandomize=False, phases=phases,
         report_multiple_bugs=False, print_blob=False, suppress_health_check=list(HealthCheck), verbosity=Verbosity.normal,
     )  # fmt: skip
     try:
-        run_state_machine_as_test(seed(number)(Schedule), settings=chosen)
+        run_state_machine_as_test(seed(number)(chosen_schedule), settings=chosen)
     except ViolationError as error:
         return Failure(what=error.what, seed=number, text=_told(error))
     except Exception as error:  # noqa: BLE001 - whatever a schedule ends with is a failure to be told
@@ -107,6 +104,11 @@ def _memory() -> tuple[Cloud, Callable[[], None]]:
     return MemoryCloud(zones=ZONES, instance_types=TYPES, launch_template="nodes"), lambda: None
 
 
+_MODES: dict[str, tuple[type[Schedule], FindMode]] = {
+    "ec2": (LaunchSchedule, find_ec2),
+    "managed": (ManagedSchedule, find_managed),
+    "reuse": (ReuseSchedule, find_reuse),
+}
 _CLOUDS: dict[str, Callable[[], tuple[Cloud, Callable[[], None]]]] = {"memory": _memory, "moto": _moto}
 
 
@@ -117,14 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares = [
         Share(
             schedules=len(range(number, asked.schedules, asked.jobs)), first_seed=asked.seed * _SEEDS_EACH + number,
-            seed_step=asked.jobs, cloud=asked.cloud, mode=MODES[asked.mode], bug=asked.bug,
+            seed_step=asked.jobs, mode=asked.mode, cloud=asked.cloud, bug=asked.bug,
         )
         for number in range(asked.jobs)
     ]  # fmt: skip
     if asked.repeat is not None:
-        shares = [
-            Share(schedules=CHUNK, first_seed=asked.repeat, cloud=asked.cloud, mode=MODES[asked.mode], bug=asked.bug, shrink=True)
-        ]
+        again = Share(schedules=CHUNK, first_seed=asked.repeat, mode=asked.mode, cloud=asked.cloud, bug=asked.bug, shrink=True)
+        shares = [again]
     with ProcessPoolExecutor(max_workers=len(shares)) as workers:
         results = list(workers.map(run_share, shares))
     tally = sum_of([one for one, _ in results])
@@ -181,10 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--schedules", type=int, default=200, metavar="N", help="how many schedules (200)")
     parser.add_argument("--seed", type=int, default=0, help="other schedules for another number (0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side (2)")
+    parser.add_argument("--mode", choices=sorted(_MODES), default="ec2", help="what buys the machines (ec2)")
     parser.add_argument("--cloud", choices=sorted(_CLOUDS), default="memory", help="the simulated EC2")
-    parser.add_argument(
-        "--mode", choices=sorted(MODES), default="ec2", help="the mode of the pool; others need Karpenter, which is simulated"
-    )
     parser.add_argument("--bug", choices=sorted(BUGS), default="", help="plant a bug")
     parser.add_argument("--repeat", type=int, metavar="SEED", help="run the schedules of one failing seed again")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")

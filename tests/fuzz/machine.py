@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.fuzz.objects import POOL, TYPES, ZONES, Cloud
-from tests.fuzz.process import NEW_CLAIM, find
+from tests.fuzz.process import find_ec2
 from tests.fuzz.traps import TRAPS, trap
 from tests.fuzz.world import FuzzWorld, Tally
-from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_CLAIMS, NODE_REQUESTS, NODES, Kind
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, Kind
 from tfscale.reconcile import FindMode
 from tfscale.testing.fake_ec2 import LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE
 
-__all__ = ["LaunchSchedule"]
+__all__ = ["FAULTS", "LaunchSchedule", "Schedule"]
 
 WRITE = st.integers(1, 7) | st.integers(1, 14)
 """Which write of a round: a purchase of two nodes makes seven, so most rounds that write make no more."""
@@ -34,18 +34,21 @@ OPERATIONS = (
 PLACES = st.tuples(st.sampled_from([kind.name for kind in TYPES]), st.sampled_from(ZONES), st.sampled_from(["spot", "on-demand"]))
 
 
-class LaunchSchedule(RuleBasedStateMachine):
-    """One schedule. `open_cloud` gives an empty cloud and what closes it again."""
+class Schedule(RuleBasedStateMachine):
+    """One schedule, in whatever mode. `open_cloud` gives an empty cloud and what closes it again."""
 
     open_cloud: Callable[[], tuple[Cloud, Callable[[], None]]]
     tally: Tally
-    find_mode: FindMode = staticmethod(find)
-    mode = "ec2"
+    find_mode: FindMode = staticmethod(find_ec2)
 
     def __init__(self) -> None:
         super().__init__()
         cloud, self._close = type(self).open_cloud()
-        self.world = FuzzWorld(cloud, self.tally, type(self).find_mode, mode=self.mode)
+        self.world = self.open_world(cloud)
+
+    def open_world(self, cloud: Cloud) -> FuzzWorld:
+        """Return the world of this mode."""
+        return FuzzWorld(cloud, self.tally, type(self).find_mode)
 
     @initialize(shapes=st.lists(st.integers(0, 3), min_size=1, max_size=4))
     def begin(self, shapes: list[int]) -> None:
@@ -91,11 +94,6 @@ class LaunchSchedule(RuleBasedStateMachine):
         """Something befalls one write of this round, or of a later one."""
         self.world.round(at=at, trap=trap(self.world, what))
 
-    @rule(what=st.sampled_from(sorted(TRAPS)))
-    def call_goes_wrong(self, what: str) -> None:
-        """Something befalls the next call that launches."""
-        self.world.round(at="create_fleet" if self.mode == "ec2" else NEW_CLAIM, trap=trap(self.world, what))
-
     @rule()
     def late_write_arrives(self) -> None:
         """A write arrives whose process is dead."""
@@ -107,18 +105,6 @@ class LaunchSchedule(RuleBasedStateMachine):
         self.world.lead_anew()
 
     # --- Kubernetes ---
-
-    @rule(number=st.integers(0, 9))
-    def claim_deleted(self, number: int) -> None:
-        """Somebody deletes a NodeClaim, where there are any."""
-        self.world.delete_by_hand(NODE_CLAIMS, number)
-
-    @rule(down=st.booleans())
-    def karpenter_stops(self, *, down: bool) -> None:
-        """Karpenter has no replica any more, or one again."""
-        if karpenter := self.world.karpenter:
-            karpenter.down = down
-            self.world.count("Karpenter down" if down else "Karpenter up")
 
     @rule()
     def watch_gap(self) -> None:
@@ -153,27 +139,7 @@ class LaunchSchedule(RuleBasedStateMachine):
         self.world.count("clock steps")
         self.world.skew_s = seconds
 
-    @rule(change=st.sampled_from([
-        {"offers": {"instanceTypes": ["toy.t4", "toy.a10g"]}},
-        {"offers": {"instanceTypes": [kind.name for kind in TYPES]}},
-        {"options": {"prices": {"toy.t4": "9.99"}}},
-        {"options": {"prices": None}},
-        {"idleAfter": "30s"},
-        {"registerWithin": "2m"},
-        {"registerWithin": "15m"},
-    ]))  # fmt: skip
-    def pool_changes(self, change: dict[str, object]) -> None:
-        """Somebody edits the pool. Only EC2 pools have prices of their own."""
-        if self.mode == "ec2" or "options" not in change:
-            self.world.count("pool changes")
-            self.world.kube.patch(GPU_POOLS, POOL, {"spec": change})
-
     # --- the cloud ---
-
-    @rule(operation=st.sampled_from(OPERATIONS), fault=st.sampled_from(sorted(FAULTS)), times=st.integers(1, 2))
-    def call_fails(self, operation: str, fault: str, times: int) -> None:
-        """The next calls of an operation fail; it counts when they do."""
-        self.world.fail_next(operation, fault, FAULTS[fault], times)
 
     @rule(limits=st.dictionaries(PLACES, st.integers(0, 1), max_size=8))
     def capacity_changes(self, limits: dict[tuple[str, str, str], int]) -> None:
@@ -187,30 +153,12 @@ class LaunchSchedule(RuleBasedStateMachine):
         self.world.count("quota changes")
         self.world.cloud.set_quota(capacity_type, vcpus)
 
-    @rule(seconds=st.sampled_from([0, 10, 60]))
-    def listing_lags(self, seconds: int) -> None:
-        """New machines are listed later."""
-        self.world.count("describe lags")
-        self.world.cloud.set_describe_lag(seconds)
-
-    @rule(on=st.booleans())
-    def replays_are_short(self, on: bool) -> None:  # noqa: FBT001 - a parameter of the rule
-        """A repeated call is answered with the id of its fleet alone."""
-        self.world.count("short replays")
-        self.world.cloud.answer_replays_with_id_only(on=on)
-
     @rule(number=st.integers(0, 9))
     def machine_is_taken_away(self, number: int) -> None:
         """A machine is interrupted, or terminated by hand."""
         if live := self.world.live():
             self.world.count("interruptions")
             self.world.cloud.take_away([live[number % len(live)].id])
-
-    @rule(kind=st.sampled_from(["interruption", "interruption", "rebalance", "retirement", "nonsense"]), number=st.integers(0, 9))
-    def cloud_warns(self, kind: str, number: int) -> None:
-        """A machine is to go, or may go; the same may be said twice."""
-        if live := self.world.live():
-            self.world.warn(kind, live[number % len(live)].id)
 
     @invariant()
     def holds(self) -> None:
@@ -226,3 +174,49 @@ class LaunchSchedule(RuleBasedStateMachine):
             self.tally.schedules += 1
         finally:
             self._close()
+
+
+class LaunchSchedule(Schedule):
+    """One schedule in which machines are bought from EC2 directly."""
+
+    @rule(what=st.sampled_from(sorted(TRAPS)))
+    def call_goes_wrong(self, what: str) -> None:
+        """Something befalls the next call that launches."""
+        self.world.round(at="create_fleet", trap=trap(self.world, what))
+
+    @rule(change=st.sampled_from([
+        {"offers": {"instanceTypes": ["toy.t4", "toy.a10g"]}},
+        {"offers": {"instanceTypes": [kind.name for kind in TYPES]}},
+        {"options": {"prices": {"toy.t4": "9.99"}}},
+        {"options": {"prices": None}},
+        {"idleAfter": "30s"},
+        {"registerWithin": "2m"},
+        {"registerWithin": "15m"},
+    ]))  # fmt: skip
+    def pool_changes(self, change: dict[str, object]) -> None:
+        """Somebody edits the pool."""
+        self.world.count("pool changes")
+        self.world.kube.patch(GPU_POOLS, POOL, {"spec": change})
+
+    @rule(operation=st.sampled_from(OPERATIONS), fault=st.sampled_from(sorted(FAULTS)), times=st.integers(1, 2))
+    def call_fails(self, operation: str, fault: str, times: int) -> None:
+        """The next calls of an operation fail; it counts when they do."""
+        self.world.fail_next(operation, fault, FAULTS[fault], times)
+
+    @rule(seconds=st.sampled_from([0, 10, 60]))
+    def listing_lags(self, seconds: int) -> None:
+        """New machines are listed later."""
+        self.world.count("describe lags")
+        self.world.cloud.set_describe_lag(seconds)
+
+    @rule(on=st.booleans())
+    def replays_are_short(self, on: bool) -> None:  # noqa: FBT001 - a parameter of the rule
+        """A repeated call is answered with the id of its fleet alone."""
+        self.world.count("short replays")
+        self.world.cloud.answer_replays_with_id_only(on=on)
+
+    @rule(kind=st.sampled_from(["interruption", "interruption", "rebalance", "retirement", "nonsense"]), number=st.integers(0, 9))
+    def cloud_warns(self, kind: str, number: int) -> None:
+        """A machine is to go, or may go; the same may be said twice."""
+        if live := self.world.live():
+            self.world.warn(kind, live[number % len(live)].id)

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from tfscale.catalogue import InstanceType
 from tfscale.kube.port import Json
-from tfscale.quantity import micro_usd
 from tfscale.testing.fake_ec2 import Fault, SimulatedMachine, SimulatedType
 from tfscale.testing.fake_ec2.events import Events
 
 __all__ = [
-    "CATALOGUE", "NODES_MAX", "NODE_CLASS", "NODE_POOL", "POOL", "QUEUE", "SHAPES", "START_S", "TYPES", "ZONES", "Cloud",
-    "foreign_machine", "pod_object", "pool_object",
-]  # fmt: skip
+    "NODES_MAX",
+    "POOL",
+    "QUEUE",
+    "SHAPES",
+    "START_S",
+    "TYPES",
+    "ZONES",
+    "Cloud",
+    "foreign_machine",
+    "pod_object",
+    "pool_object",
+]
 
 START_S = 1_800_000_000
 POOL = "gpus"
@@ -30,35 +37,6 @@ TYPES = (
     ),
     SimulatedType(name="toy.a10g", gpu_model="A10G", gpu_count=1, vcpu=8, memory_mib=32_768, usd_per_hour="1.006"),
 )
-CATALOGUE = {
-    kind.name: InstanceType(
-        name=kind.name,
-        gpu_model=kind.gpu_model,
-        gpu_count=kind.gpu_count,
-        cpu_milli=(kind.vcpu or 0) * 1_000,
-        memory_mib=kind.memory_mib or 0,
-        price_micro_usd=micro_usd(kind.usd_per_hour or "0"),
-        spot_price_micro_usd=micro_usd(kind.spot_usd_per_hour) if kind.spot_usd_per_hour else None,
-    )
-    for kind in TYPES
-}
-"""The same types, as Karpenter and the modes on its NodeClaims know them."""
-NODE_CLASS: Json = {"metadata": {"name": "gpu"}}
-_CLASS_REF = {"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "gpu"}
-NODE_POOL: Json = {
-    "metadata": {"name": "gpu"},
-    "spec": {
-        "template": {
-            "spec": {
-                "nodeClassRef": _CLASS_REF,
-                "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot", "on-demand"]}],
-                "expireAfter": "Never",
-            }
-        },
-        "disruption": {"consolidationPolicy": "WhenEmpty", "consolidateAfter": "1m"},
-    },
-}
-"""What replicas are made of."""
 
 
 class Cloud(Protocol):
@@ -97,27 +75,21 @@ def foreign_machine(cloud: Cloud) -> str:
     return str(reply["Instances"][0]["InstanceId"])
 
 
-def pool_object(cloud: Cloud, mode: str) -> Json:
+def pool_object(cloud: Cloud) -> Json:
     """Return the pool: three types, spot and on-demand, few nodes, impatient."""
-    template = {"region": cloud.region, "launchTemplate": {"name": cloud.launch_template}}
-    options: dict[str, Json] = {
-        "ec2": {**template, "interruptionQueue": QUEUE},
-        "managed-nodeclaim": {"nodeClassRef": _CLASS_REF},
-        "reuse-nodeclaim": {"nodePools": ["gpu"], "protectFor": "2m"},
-    }
     return {
         "apiVersion": "tfscale.io/v1alpha1",
         "kind": "GPUPool",
         "metadata": {"name": POOL},
         "spec": {
-            "mode": mode,
+            "mode": "ec2",
             "default": True,
-            "options": options[mode],
-            "offers": {
-                "instanceTypes": [kind.name for kind in TYPES],
-                "zones": [*ZONES],
-                "capacityTypes": ["spot", "on-demand"],
+            "options": {
+                "region": cloud.region,
+                "launchTemplate": {"name": cloud.launch_template},
+                "interruptionQueue": QUEUE,
             },
+            "offers": {"instanceTypes": [kind.name for kind in TYPES], "capacityTypes": ["spot", "on-demand"]},
             "limits": {"nodes": NODES_MAX},
             "idleAfter": "1m",
         },

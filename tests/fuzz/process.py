@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from tests.fuzz.objects import CATALOGUE
+from tfscale.catalogue import InstanceType
 from tfscale.errors import ClusterUnreachableError, NotLeadingError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODES, PODS, Json, Kind, Kube, Listing
 from tfscale.model import Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
-from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
-from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
 from tfscale.reconcile import FindMode, Reconciler, Report
 
-__all__ = ["CALLS", "NEW_CLAIM", "CrashError", "Process", "Trap", "find"]
+__all__ = ["CALLS", "ORDER", "CrashError", "Process", "Trap", "find_ec2"]
 
 WRITES = frozenset({"create", "patch", "patch_status", "apply", "delete", "evict", "bind"})
 CALLS = frozenset({
@@ -25,10 +23,8 @@ CALLS = frozenset({
     "delete_message_batch",
 })  # fmt: skip
 """What changes something at the cloud, as boto3's clients name it."""
-
-
-NEW_CLAIM = "create nodeclaims"
-"""What launches a machine through Karpenter."""
+ORDER = "create nodeclaim"
+"""The write of the cluster that buys a machine."""
 FOLLOWED = (PODS, NODES, NODE_CLAIMS)
 """What a process has a copy of."""
 
@@ -111,10 +107,9 @@ class View:
             return verb
 
         def gated(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - as the verb
-            kind = PODS if name in {"bind", "evict"} else args[0]
-            what = NEW_CLAIM if (name, kind) == ("create", NODE_CLAIMS) else name
-            done = self._gate.passes(what, lambda: verb(*args, **options))
-            self._frozen.pop(kind, None)
+            step = ORDER if name == "create" and args[0] == NODE_CLAIMS else name
+            done = self._gate.passes(step, lambda: verb(*args, **options))
+            self._frozen.pop(PODS if name in {"bind", "evict"} else args[0], None)
             return done
 
         return gated
@@ -162,6 +157,7 @@ class Process:
         epoch: int,
         leads: Callable[[], bool],
         steady: Callable[[], float],
+        catalogue: Mapping[str, InstanceType],
     ) -> None:
         self.gate = Gate(leads)
         self._steady = steady
@@ -173,16 +169,9 @@ class Process:
 
         def context(pool: Pool) -> ModeContext:
             return ModeContext(
-                pool=pool,
-                gpus=gpus,
-                kube=view,
-                cluster="fuzz",
-                aws=aws,
-                catalogue=CATALOGUE,
-                epoch=lambda: epoch,
-                sleep=lambda _: None,
-                clock=steady,
-            )
+                pool=pool, gpus=gpus, kube=view, cluster="fuzz", catalogue=catalogue, aws=aws, epoch=lambda: epoch,
+                sleep=lambda _: None, clock=steady,
+            )  # fmt: skip
 
         self._reconciler = Reconciler(
             kube=view,
@@ -200,9 +189,6 @@ class Process:
         return self._reconciler.tick(now_s)
 
 
-def find(name: str, *, where: str, field: str) -> type[ScalingMode]:  # noqa: ARG001 - as FindMode has it
-    """Return a mode without a look at what is installed, which takes longer than a round."""
-    return _MODES[name]
-
-
-_MODES: Mapping[str, type[ScalingMode]] = {mode.name: mode for mode in (Ec2Mode, ManagedNodeClaimMode, ReuseNodeClaimMode)}
+def find_ec2(name: str, *, where: str, field: str) -> type[ScalingMode]:  # noqa: ARG001 - as FindMode has it
+    """Return the mode of every pool here, without a look at what is installed, which takes longer than a round."""
+    return Ec2Mode

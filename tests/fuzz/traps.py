@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from botocore.exceptions import ReadTimeoutError
 
-from tests.fuzz.process import CALLS, NEW_CLAIM, CrashError, Trap
+from tests.fuzz.process import CALLS, ORDER, CrashError, Trap
 from tests.fuzz.world import FuzzWorld
 from tfscale.errors import ClusterUnreachableError, ConflictError
 
@@ -44,7 +44,7 @@ def loses_answer(world: FuzzWorld, name: str, write: Write) -> NoReturn:
     if name in CALLS:
         world.count("lost replies")
         raise ReadTimeoutError(endpoint_url="https://ec2")
-    world.count("lost replies" if name == NEW_CLAIM else "lost answers")
+    world.count("lost replies" if name == ORDER else "lost answers")
     raise ClusterUnreachableError("no answer")
 
 

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests import recount
-from tests.fuzz.objects import (
-    CATALOGUE,
-    NODE_CLASS,
-    NODE_POOL,
-    NODES_MAX,
-    POOL,
-    QUEUE,
-    START_S,
-    Cloud,
-    foreign_machine,
-    pod_object,
-    pool_object,
-)
+from tests.fuzz.objects import NODES_MAX, POOL, QUEUE, START_S, Cloud, foreign_machine, pod_object, pool_object
 from tests.fuzz.process import CrashError, Process, Trap
+from tfscale.catalogue import InstanceType
 from tfscale.errors import AlreadyExistsError, ClusterError, NotFoundError, NotLeadingError
-from tfscale.kube.port import (
-    GPU_POOLS,
-    LAUNCH_BATCHES,
-    NODE_CLAIMS,
-    NODE_CLASSES,
-    NODE_POOLS,
-    NODE_REQUESTS,
-    NODES,
-    PODS,
-    Json,
-    Kind,
-)
+from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind
 from tfscale.model import RECOVER
 from tfscale.reconcile import FindMode, Report
-from tfscale.testing import FakeKube, KarpenterStandIn
+from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import Fault, MemoryCloud, SimulatedMachine
 
 __all__ = ["FuzzWorld", "Tally", "ViolationError"]
@@ -71,7 +49,12 @@ class Tally:
 class FuzzWorld:
     """Everything of one schedule. `find_mode` may give a mode with a planted bug."""
 
-    def __init__(self, cloud: Cloud, tally: Tally, find_mode: FindMode, *, mode: str = "ec2") -> None:
+    leaves_none: tuple[Kind, ...] = (NODE_REQUESTS, LAUNCH_BATCHES, NODES)
+    """Of what nothing may be left in the end."""
+    catalogue: Mapping[str, InstanceType] = {}
+    """What the process knows about instance types beforehand."""
+
+    def __init__(self, cloud: Cloud, tally: Tally, find_mode: FindMode) -> None:
         self.now_s = START_S
         self.cloud = cloud
         self.tally = tally
@@ -90,25 +73,18 @@ class FuzzWorld:
         self.by_hand = 0
         """Records deleted by hand: limits do not count what they stood for."""
         cloud.advance(self.now_s)
-        self.foreign = foreign_machine(cloud)
         self._sqs = cloud.session.client("sqs", region_name=cloud.region)
         self._queue = self._sqs.create_queue(QueueName=QUEUE)["QueueUrl"]
-        if mode == "ec2":
-            cloud.events.send_to(self._queue)
-        self.karpenter = self._karpenter() if mode != "ec2" else None
-        self._batch_of: dict[str, str] = {}
-        """The batch of each claim that ever was, by its name."""
-        self.kube.create(GPU_POOLS, pool_object(cloud, mode))
+        cloud.events.send_to(self._queue)
+        self.foreign = self.furnish()
         self.epoch = 1
         self.process = self._started()
         self.last: Report | None = None
 
-    def _karpenter(self) -> KarpenterStandIn:
-        self.kube.create(NODE_CLASSES[0], NODE_CLASS)
-        self.kube.create(NODE_POOLS, NODE_POOL)
-        # Of a simulated cloud it takes what both kinds have.
-        cloud: Any = self.cloud
-        return KarpenterStandIn(self.kube, cloud, catalogue=CATALOGUE)
+    def furnish(self) -> str:
+        """Make the pool and what it needs. Return the machine that is somebody else's."""
+        self.kube.create(GPU_POOLS, pool_object(self.cloud))
+        return foreign_machine(self.cloud)
 
     # --- what the world does by itself ---
 
@@ -117,7 +93,7 @@ class FuzzWorld:
         self.cloud.advance(self.now_s)
         for node in self.cloud.nodes():
             name = node["metadata"]["name"]
-            if name not in self._joined and not node["spec"]["providerID"].endswith(self.foreign):
+            if name not in self._joined and self.joins(node):
                 self._joined.add(name)
                 self.kube.create(NODES, node)
         for name in sorted(self._joined & self.cloud.gone_nodes()):
@@ -126,10 +102,16 @@ class FuzzWorld:
                 self.kube.delete(NODES, name)
             for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={name}").items:
                 self.kube.delete(PODS, pod["metadata"]["name"], namespace="default", grace_period_s=0)
-        if self.karpenter:
-            self.karpenter.advance(self.now_s)
+        self.control()
         self.kube.end_terminations()
         self._run_pods()
+
+    def joins(self, node: Json) -> bool:
+        """Return whether this node of the cloud is one of this cluster."""
+        return not node["spec"]["providerID"].endswith(self.foreign)
+
+    def control(self) -> None:
+        """Let the controllers of others do what is due; here there are none."""
 
     def _run_pods(self) -> None:
         there = set()
@@ -185,7 +167,7 @@ class FuzzWorld:
         self._processes += 1
         return Process(
             self.kube, self.cloud.session, find_mode=self._find_mode, identity=f"p{self._processes}-", epoch=epoch,
-            leads=lambda: self.epoch == epoch, steady=lambda: float(self.now_s),
+            leads=lambda: self.epoch == epoch, steady=lambda: float(self.now_s), catalogue=self.catalogue,
         )  # fmt: skip
 
     def restart(self) -> None:
@@ -237,7 +219,7 @@ class FuzzWorld:
             self.cloud.events.recommend_rebalance(machine_id)
         elif kind == "retirement":
             self.cloud.events.retire([machine_id, self.foreign], start_s=self.now_s + 3_600)
-        elif self.karpenter is None:
+        else:
             self._sqs.send_message(QueueUrl=self._queue, MessageBody=kind)
 
     def end_trouble(self) -> None:
@@ -250,8 +232,6 @@ class FuzzWorld:
         while self.late:
             self.deliver()
         self.process.gate.arm(0, None)
-        if self.karpenter:
-            self.karpenter.down = False
         self.process.view.thaw()
         self.process.view.unreachable = 0
         self.play()
@@ -260,15 +240,16 @@ class FuzzWorld:
 
     def live(self) -> list[SimulatedMachine]:
         """Return the machines that are ours and cost money."""
-        return [one for one in self._ours() if one.state in ("pending", "running")]
+        return [one for one in self.ours() if one.state in ("pending", "running")]
 
-    def _ours(self) -> list[SimulatedMachine]:
+    def ours(self) -> list[SimulatedMachine]:
+        """Return the machines that are not somebody else's, also those that have ended."""
         return [one for one in self.cloud.machines if one.id != self.foreign]
 
     def check(self) -> None:
         """Raise ``ViolationError`` where something is that must never be."""
         self._note_batches()
-        for batch, count in self._machines_by_batch().items():
+        for batch, count in self.bought().items():
             if count > self.ordered.get(batch, 0):
                 raise ViolationError(
                     "duplicates", f"batch {batch!r} ordered {self.ordered.get(batch, 0)} machines and has {count}"
@@ -284,13 +265,9 @@ class FuzzWorld:
         if any(one.state not in ("pending", "running") for one in self.cloud.machines if one.id == self.foreign):
             raise ViolationError("foreign", f"{self.foreign} was terminated")
 
-    def _machines_by_batch(self) -> Counter[str]:
-        """Return how many machines each batch ever had. A claim has one at a time, and where it is made again another one."""
-        if self.karpenter is None:
-            return Counter(one.tags.get("tfscale.io/batch", "") for one in self._ours())
-        for claim in self.kube.list(NODE_CLAIMS).items:
-            self._batch_of[claim["metadata"]["name"]] = claim["metadata"]["annotations"].get("tfscale.io/batch", "")
-        return Counter(self._batch_of.get(one.tags.get("karpenter.sh/nodeclaim", ""), "") for one in self.live())
+    def bought(self) -> Counter[str]:
+        """Return how many machines there ever were, by batch."""
+        return Counter(one.tags.get("tfscale.io/batch", "") for one in self.ours())
 
     def calm(self) -> None:
         """End all trouble; then all demand is served or explained within some rounds, and nothing is left after the demand."""
@@ -346,13 +323,16 @@ class FuzzWorld:
         return f"pods wait without reason: {waiting}" if waiting else ""
 
     def _empty(self) -> str:
-        left = [one.id for one in self._ours() if one.state in _LIVE]
-        records = [
-            obj["metadata"]["name"] for kind in (NODE_REQUESTS, LAUNCH_BATCHES, NODE_CLAIMS) for obj in self.kube.list(kind).items
+        left = [one.id for one in self.ours() if one.state in _LIVE]
+        left += [
+            obj["metadata"]["name"] for kind in self.leaves_none for obj in self.kube.list(kind).items if not self.stays(obj)
         ]
-        nodes = [obj["metadata"]["name"] for obj in self.kube.list(NODES).items]
-        left += [*records, *nodes, *(["messages"] if self._unheard() else [])]
+        left += ["messages"] if self._unheard() else []
         return f"left are {left}" if left else ""
+
+    def stays(self, obj: Json) -> bool:  # noqa: ARG002 - nothing here
+        """Return whether this object is somebody else's."""
+        return False
 
     def _unheard(self) -> int:
         counts: list[Any] = ["ApproximateNumberOfMessages"]
@@ -374,7 +354,7 @@ class FuzzWorld:
 
     def delete_by_hand(self, kind: Kind, number: int) -> None:
         """Let somebody delete one object."""
-        objects = self.kube.list(kind).items
+        objects = [obj for obj in self.kube.list(kind).items if not self.stays(obj)]
         if objects:
             self.count(f"deleted {kind.plural}")
             self.by_hand += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -318,6 +320,63 @@ def test_nothing_is_ordered_with_a_class_that_is_not_ready() -> None:
     assert batch_of(foreign, foreign.offers()).offers
     with pytest.raises(LaunchRefusedError, match="batch batch: there is no EC2NodeClass gpu"):
         batch_of(managed(kube), foreign.offers())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"status": "False", "message": "no AMI"}, "no AMI"),
+        ({"status": "Unknown", "reason": "AwaitingReconciliation"}, "AwaitingReconciliation"),
+        ({"status": "Unknown"}, "it does not say why"),
+        ({"status": "True", "observedGeneration": 0}, "its last change was not looked at yet"),
+    ],
+)
+def test_nothing_is_ordered_while_a_class_does_not_say_that_it_can_be_used(changes: dict[str, Any], why: str) -> None:
+    """Karpenter tries such a claim again and again, and buys for nobody else meanwhile."""
+    kube = cluster()
+    offers = managed(kube).offers()
+    kube.patch_status(NODE_CLASSES[0], "gpu", {"status": {"conditions": [condition("Ready") | changes]}})
+
+    with pytest.raises(LaunchRefusedError, match=f"EC2NodeClass gpu is not Ready: {why}"):
+        batch_of(managed(kube), offers)
+
+
+@given(waiting=st.integers(0, 4), asked=st.integers(1, 4))
+def test_no_more_claims_wait_for_their_machines_than_may(waiting: int, asked: int) -> None:
+    """The rest of the requests get nothing now; a claim that has its machine counts no more."""
+    kube = cluster()
+    mode = managed(kube, inFlight=4)
+    mode.launch(batch_of(mode, mode.offers(), 1, name="done"))
+    launched(kube, "done-0")
+    for number in range(waiting):
+        mode.launch(batch_of(mode, mode.offers(), 1, name=f"early{number}"))
+    if waiting == 4:
+        with pytest.raises(LaunchRefusedError, match="4 claims of pool gpus wait for their machines already"):
+            batch_of(mode, mode.offers(), asked)
+        return
+    results = mode.launch(batch_of(mode, mode.offers(), asked))
+
+    assert min(asked, 4 - waiting) == sum(result.machine is not None for result in results)
+    assert asked == len(results)
+
+
+@pytest.mark.parametrize(
+    ("reason", "trouble"),
+    [("LaunchFailed", "LaunchFailed: it cannot"), ("Unauthorized", "Unauthorized: it cannot"), ("AwaitingReconciliation", "")],
+)
+def test_a_claim_says_why_it_has_no_machine(reason: str, trouble: str) -> None:
+    """Until Karpenter has tried, nothing is wrong."""
+    kube = cluster()
+    mode = managed(kube)
+    mode.launch(batch_of(mode, mode.offers()))
+    failing = condition("Launched", "Unknown") | {"reason": reason, "message": "it cannot"}
+    kube.patch_status(NODE_CLAIMS, "batch-0", {"status": {"conditions": [failing]}})
+    (stuck,) = mode.observe()
+    launched(kube, "batch-0")
+    (running,) = mode.observe()
+
+    assert (False, trouble) == (stuck.started, stuck.trouble)
+    assert (True, "") == (running.started, running.trouble)
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,18 @@ class ManagedNodeClaimMode:
         ]
 
     def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:  # noqa: ARG002 - a claim's name is its token
-        """Return the claims to create, by request. Offers are left out that one claim cannot ask for together with the best."""
+        """Return the claims to create, by request. Offers are left out that one claim cannot ask for together with the best.
+
+        There are fewer claims than requests where too many wait for their machines already.
+        """
         names, chosen = sorted_names(name, requests, offers), covered(offers)
         with translated(f"prepare {name}"):
             refusal = class_refusal(self._kube, self._options.node_class_ref)
         if refusal:
             raise LaunchRefusedError(f"batch {name}: {refusal}")
         epoch = self._epoch()
-        claims = {request: self._claim(request, name, epoch, chosen) for request in names}
+        admitted = self._claims.admitted(name, names, most=self._options.in_flight)
+        claims = {request: self._claim(request, name, epoch, chosen) for request in admitted}
         return Order(parameters={"claims": claims}, offers=tuple(offer.id for offer in chosen))
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:

@@ -21,7 +21,7 @@ from tfscale.errors import (
     Problem,
     RefusedObjectError,
 )
-from tfscale.kube.fields import named
+from tfscale.kube.fields import Field, named
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kube
 from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine
@@ -33,6 +33,9 @@ from tfscale.modes.nodeclaim_order import BATCH, MODE, condition
 __all__ = ["Claims", "class_refusal", "missing_kinds", "translated"]
 
 log = logging.getLogger(__name__)
+
+_NO_TROUBLE = ("", "AwaitingReconciliation", "Launched")
+"""Reasons of the condition ``Launched`` of a claim with which nothing went wrong. Source: Karpenter 1.14."""
 
 
 class Claims:
@@ -64,6 +67,17 @@ class Claims:
             raise LaunchRefusedError(f"launch {batch.name}: {reasons}")
         return tuple(LaunchResult(request=name, machine=machines.get(name)) for name in batch.requests)
 
+    def admitted(self, batch: str, names: Sequence[str], *, most: int) -> Sequence[str]:
+        """Return for how many of the names claims may be made now, so that no more than `most` wait for their machines.
+
+        Raises ``LaunchRefusedError`` where it is none.
+        """
+        with translated(f"prepare {batch}"):
+            waiting = sum(not (machine.started or machine.stopping) for machine in map(self.machine, self.all()))
+        if waiting >= most:
+            raise LaunchRefusedError(f"batch {batch}: {waiting} claims of pool {self._pool} wait for their machines already")
+        return names[: most - waiting]
+
     def delete(self, names: Sequence[str]) -> None:
         """Delete those of the claims that are ours. Karpenter drains the node and ends the machine before they are gone."""
         with translated("terminate"):
@@ -80,12 +94,15 @@ class Claims:
         meta, labels = root.at("metadata"), root.at("metadata", "labels")
         # No claim is made with these labels, so they are what Karpenter says it launched.
         facts = [labels.at(key).text() for key in (INSTANCE_TYPE, ZONE, CAPACITY_TYPE)]
+        provider_id = root.at("status", "providerID").text()
         return Machine(
             id=meta.at("name").needed(),
             batch=meta.at("annotations", BATCH).text(),
             pool=self._pool,
             offer="/".join(facts) if all(facts) else "",
-            provider_id=root.at("status", "providerID").text(),
+            provider_id=provider_id,
+            started=bool(provider_id),
+            trouble="" if provider_id else _trouble(root),
             stopping=meta.at("deletionTimestamp").given,
             launched_s=meta.at("creationTimestamp").seconds(),
         )
@@ -121,6 +138,13 @@ class Claims:
             log.info("nodeclaim %s is another one now: left alone", name)
 
 
+def _trouble(claim: Field) -> str:
+    """Return why Karpenter has not launched a claim, or nothing: it has not tried yet."""
+    launched = condition(claim, "Launched")
+    reason, message = launched.at("reason").text(), launched.at("message").text()
+    return "" if reason in _NO_TROUBLE else f"{reason}: {message}"
+
+
 @contextmanager
 def translated(action: str) -> Iterator[None]:
     """Turn what Kubernetes says into a mode's errors: whatever it is, the outcome is not known.
@@ -140,7 +164,8 @@ def translated(action: str) -> Iterator[None]:
 def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
     """Return why Karpenter would launch nothing with this node class, in words, or nothing; of an unknown kind nothing is said.
 
-    It deletes claims whose class is missing or not Ready at once, and waits for them until then.
+    It deletes claims whose class is missing or not Ready at once. Where the class does not say, or speaks of an older spec, it
+    tries again for minutes, and buys for nobody else meanwhile.
     """
     kind = next((kind for kind in NODE_CLASSES if (kind.group, kind.kind) == (ref.group, ref.kind)), None)
     if kind is None:
@@ -149,12 +174,17 @@ def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
         found = named(kind.kind.lower(), kube.get(kind, ref.name))
     except NotFoundError:
         return f"there is no {ref.kind} {ref.name}"
+    if found.at("metadata", "deletionTimestamp").given:
+        return f"{ref.kind} {ref.name} is being deleted"
     ready = condition(found, "Ready")
-    if ready.at("status").text() != "False":
-        return ""
-    return (
-        f"{ref.kind} {ref.name} is not Ready: {ready.at('message').text() or ready.at('reason').text() or 'it does not say why'}"
-    )
+    # A class that says nothing at all has a provider that says nothing.
+    if ready.at("status").text() not in {"", "True"}:
+        why = ready.at("message").text() or ready.at("reason").text() or "it does not say why"
+        return f"{ref.kind} {ref.name} is not Ready: {why}"
+    seen = ready.at("observedGeneration")
+    if seen.given and seen.whole() < found.at("metadata", "generation").whole():
+        return f"{ref.kind} {ref.name} is not Ready: its last change was not looked at yet"
+    return ""
 
 
 def missing_kinds(kube: Kube, pool: str, mode: str) -> list[Problem]:

@@ -63,6 +63,8 @@ class TaintSpec(Spec):
 class _Options(Spec):
     instance_types: list[InstanceTypeSpec] = Field(default_factory=list)
     """Types beside those of the catalogue, or instead of its entries of the same name: what another cloud or a contract says."""
+    in_flight: Annotated[int, Field(ge=1, le=1_000)] = 200
+    """How many claims may wait for their machines at once: while one of them does, Karpenter buys for nobody else."""
 
 
 class ManagedOptions(_Options):

@@ -74,10 +74,10 @@ class ReuseNodeClaimMode:
     def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:  # noqa: ARG002 - a claim's name is its token
         """Return the claims to create, by request: replicas of the NodePool of the best offer that has room.
 
-        Its limits may leave room for fewer machines than requests. Offers of other NodePools are left out, and those that
-        one claim cannot ask for together with the best.
+        Its limits may leave room for fewer machines than requests, and so may claims that still wait for theirs. Offers of
+        other NodePools are left out, and those that one claim cannot ask for together with the best.
         """
-        names = sorted_names(name, requests, offers)
+        names = self._claims.admitted(name, sorted_names(name, requests, offers), most=self._options.in_flight)
         with translated(f"prepare {name}"):
             sources = self._view().sources
         # An offer may stand for another NodePool by now, with taints that the pods do not tolerate.

@@ -13,7 +13,8 @@ from tfscale.model import Offer
 from tfscale.modes.ec2_fleet import fleet_parameters, refusals_of_fleet
 from tfscale.modes.ec2_refusals import UNFULFILLABLE
 from tfscale.modes.nodeclaim_labels import NODE_POOL
-from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedMachine
+from tfscale.testing.fake_ec2 import SimulatedMachine
+from tfscale.testing.fake_ec2.region import Region
 from tfscale.testing.fake_karpenter.objects import Claim
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class NotLaunchedError(Exception):
 class Machines:
     """The machines in one cloud that carry the tag of a claim and are not terminated."""
 
-    def __init__(self, cloud: SimulatedCloud) -> None:
+    def __init__(self, cloud: Region) -> None:
         self._cloud = cloud
         self.of: Mapping[str, SimulatedMachine] = {}
         """By the uid of the claim, as of the last ``refresh``."""

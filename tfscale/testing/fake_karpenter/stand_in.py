@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from tfscale.catalogue import InstanceType
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, PODS, Kube
-from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedMachine
+from tfscale.testing.fake_ec2 import SimulatedMachine
+from tfscale.testing.fake_ec2.region import Region
 from tfscale.testing.fake_karpenter.conditions import INITIALIZED, LAUNCHED, REGISTERED
 from tfscale.testing.fake_karpenter.ending import Ender, earliest, unguard
 from tfscale.testing.fake_karpenter.joining import initialize, register
@@ -62,9 +63,7 @@ class KarpenterStandIn:
     the machines' tags: a second stand-in goes on where the first one stopped.
     """
 
-    def __init__(
-        self, kube: Kube, cloud: SimulatedCloud, *, catalogue: Mapping[str, InstanceType], gpus: GpuTable | None = None
-    ) -> None:
+    def __init__(self, kube: Kube, cloud: Region, *, catalogue: Mapping[str, InstanceType], gpus: GpuTable | None = None) -> None:
         self.down = False
         """While it is True nothing is done, as with no replica of Karpenter running."""
         self._kube = kube
