@@ -31,8 +31,8 @@ from bench.far_cloud import FarCloud
 from tfscale import modes
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, NODES, PODS
-from tfscale.model import Pool
 from tfscale.modes.base import ModeContext
+from tfscale.pool import Pool
 from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import SimulatedType

@@ -13,9 +13,9 @@ from tfscale.apply import apply
 from tfscale.kube.configmaps import InConfigMaps
 from tfscale.kube.convert import pool_object, read_cluster
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Kube
-from tfscale.model import Limits, OfferFilter
 from tfscale.modes import load
 from tfscale.modes.base import ModeContext
+from tfscale.pool import Limits, OfferFilter
 from tfscale.scenario import read_scenario
 from tfscale.simulate import World, open_world
 

@@ -8,22 +8,12 @@ from typing import Any
 
 from tfscale.decide import Supply, decide
 from tfscale.lifecycle import State
-from tfscale.model import (
-    Cluster,
-    Demand,
-    Gpu,
-    LaunchBatch,
-    Machine,
-    Node,
-    NodeRequest,
-    Offer,
-    Pool,
-    Request,
-)
+from tfscale.model import Cluster, Demand, Gpu, LaunchBatch, Machine, Node, NodeRequest, Offer, Request
 from tfscale.plan import (
     Action,
     Plan,
 )
+from tfscale.pool import Pool
 
 NOW_S = 1_800_000_000
 POOL = Pool(name="inference", mode="ec2")

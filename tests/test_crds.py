@@ -18,7 +18,8 @@ from tfscale.kube.crds import OUR_KINDS, definition
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
 from tfscale.kube.records import batch_settled, read_batch, read_node_request, write_batch, write_request
 from tfscale.lifecycle import State
-from tfscale.model import Disruption, LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
+from tfscale.model import Disruption, LaunchBatch, NodeRequest
+from tfscale.pool import Limits, OfferFilter, Pool, SetAside
 from tfscale.status import PoolStatus
 
 GPUS = GpuTable()

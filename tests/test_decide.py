@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from tests.facts import BATCH, HALF, L4, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, plan_for, request
 from tfscale.lifecycle import Event, State
 from tfscale.market import set_aside
-from tfscale.model import (
-    BoundPod,
-    Limits,
-    Request,
-    SetAside,
-)
+from tfscale.model import BoundPod, Request
 from tfscale.plan import (
     Assign,
     Avoid,
@@ -27,6 +22,7 @@ from tfscale.plan import (
     Replay,
     Terminate,
 )
+from tfscale.pool import Limits, SetAside
 from tfscale.selectors import Taint
 
 

@@ -16,18 +16,9 @@ from tfscale.errors import ClusterError, NotFoundError
 from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import DISRUPTION_BUDGETS, NODES, PODS, Json
 from tfscale.lifecycle import Event, State
-from tfscale.model import (
-    DISRUPTED,
-    BoundPod,
-    Cluster,
-    Disruption,
-    GpuSlice,
-    Guest,
-    Limits,
-    NodeRequest,
-    Notice,
-)
+from tfscale.model import DISRUPTED, BoundPod, Cluster, Disruption, GpuSlice, Guest, NodeRequest, Notice
 from tfscale.plan import Assign, Drain, Forget, Launch, MarkIdle, Nominate, Terminate
+from tfscale.pool import Limits
 from tfscale.selectors import Taint
 from tfscale.testing import FakeKube
 

@@ -10,8 +10,9 @@ import pytest
 from tests.facts import BATCH, L4, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, request
 from tfscale.decide import Supply, decide
 from tfscale.lifecycle import State
-from tfscale.model import BoundPod, Cluster, Limits, Machine, NodeRequest, Request
+from tfscale.model import BoundPod, Cluster, Machine, NodeRequest, Request
 from tfscale.plan import Advance, Assign, Drop, Forget, Launch, Nominate, Plan, Release, Terminate
+from tfscale.pool import Limits
 
 ORDERED = replace(BATCH, offers=(T4.id, L4.id))
 CLAIM = request("a", state=State.LAUNCHED, offer="", node="", nominated=("uid-p",))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand
 from tfscale.market import EVERYTHING, Supply, set_aside, usable
-from tfscale.model import Offer, SetAside
+from tfscale.model import Offer
+from tfscale.pool import SetAside
 from tfscale.slicing import shop
 
 SPOT = replace(T4, capacity_type="spot", price_micro_usd=200_000)

@@ -10,21 +10,9 @@ from __future__ import annotations
 from tfscale.decide import Policy, Supply, decide
 from tfscale.errors import BadInputError, ClusterError, ModeError, Problem, TfscaleError
 from tfscale.gpus import GpuModel, GpuTable
-from tfscale.model import (
-    BoundPod,
-    Cluster,
-    Demand,
-    Gpu,
-    GpuSlice,
-    LaunchBatch,
-    Machine,
-    Node,
-    NodeRequest,
-    Offer,
-    Pool,
-    Request,
-)
+from tfscale.model import BoundPod, Cluster, Demand, Gpu, GpuSlice, LaunchBatch, Machine, Node, NodeRequest, Offer, Request
 from tfscale.plan import Plan
+from tfscale.pool import Pool
 from tfscale.slicing import pack, shop
 
 __version__ = "0.1.0"

@@ -20,7 +20,7 @@ from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import EVERYTHING, remembered, set_aside
-from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest, Pool
+from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
     Action,
@@ -43,6 +43,7 @@ from tfscale.plan import (
     Unguard,
     some,
 )
+from tfscale.pool import Pool
 
 __all__ = ["Outcome", "apply"]
 

@@ -18,7 +18,7 @@ from tfscale.draining import displaced, drains, reserved, taken_back
 from tfscale.giving_back import Timed, free, idle, release, returns
 from tfscale.lifecycle import State
 from tfscale.market import Stock, Supply, set_aside, usable, within
-from tfscale.model import Cluster, Demand, Node, NodeRequest, Pool, SetAside
+from tfscale.model import Cluster, Demand, Node, NodeRequest
 from tfscale.orphans import digest
 from tfscale.plan import (
     Action,
@@ -33,6 +33,7 @@ from tfscale.plan import (
     Unmet,
     usd,
 )
+from tfscale.pool import Pool, SetAside
 from tfscale.records import Book, Policy, keep_book
 from tfscale.slicing import Left, Packing, Placed, Purchase, imagine, pack, shop
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tfscale.lifecycle import State
-from tfscale.model import DISRUPTED, Cluster, Disruption, NodeRequest, Notice, Pool
+from tfscale.model import DISRUPTED, Cluster, Disruption, NodeRequest, Notice
+from tfscale.pool import Pool
 
 __all__ = ["asked", "deadline_s", "heard", "is_near", "joined", "patience_s"]
 

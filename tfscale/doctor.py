@@ -10,10 +10,10 @@ from tfscale.finding import Finding, of_problems
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import read_pools
 from tfscale.kube.port import GPU_POOLS, Kube
-from tfscale.model import Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import guarded
 from tfscale.opened import FindMode
+from tfscale.pool import Pool
 
 __all__ = ["findings"]
 

@@ -8,8 +8,9 @@ from itertools import chain
 
 from tfscale.disruption import is_near, patience_s
 from tfscale.lifecycle import State
-from tfscale.model import BoundPod, Cluster, Demand, Disruption, Node, NodeRequest, Pool
+from tfscale.model import BoundPod, Cluster, Demand, Disruption, Node, NodeRequest
 from tfscale.plan import Drain
+from tfscale.pool import Pool
 from tfscale.records import Book
 from tfscale.slicing import Left, Packing, Placed, pack
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Supply
-from tfscale.model import Cluster, Pool
+from tfscale.model import Cluster
 from tfscale.plan import Action, MarkIdle, Release, Terminate, Unguard
+from tfscale.pool import Pool
 from tfscale.records import Book
 
 __all__ = ["Timed", "free", "idle", "release", "returns"]

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tfscale.model import INSTANCE_TYPE, Cluster, Demand, Node, Offer, Pool, SetAside
+from tfscale.model import INSTANCE_TYPE, Cluster, Demand, Node, Offer
 from tfscale.plan import some
+from tfscale.pool import Pool, SetAside
 from tfscale.records import Book
 from tfscale.selectors import Operator, Requirement
 

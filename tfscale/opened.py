@@ -8,9 +8,10 @@ from typing import Protocol
 
 from tfscale.decide import Supply
 from tfscale.errors import BadInputError, CredentialsError, ModeError, NotLeadingError, Problem
-from tfscale.model import Machine, Notice, Pool
+from tfscale.model import Machine, Notice
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.guarded import guarded
+from tfscale.pool import Pool
 
 __all__ = ["REJECTED_FOR_S", "Answers", "FindMode", "OpenModes", "Opened", "acknowledge", "ask"]
 

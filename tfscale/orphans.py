@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import State
-from tfscale.model import RECOVER, Cluster, Machine, NodeRequest, Pool
+from tfscale.model import Cluster, Machine, NodeRequest
 from tfscale.plan import Recover, some
+from tfscale.pool import RECOVER, Pool
 
 __all__ = ["digest", "doubtful", "recovered", "strays"]
 

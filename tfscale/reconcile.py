@@ -27,11 +27,12 @@ from tfscale.errors import (
 from tfscale.gpus import GpuTable
 from tfscale.kube.convert import BoundPods, read_cluster, read_pools, status_patch
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
-from tfscale.model import Cluster, Pool
+from tfscale.model import Cluster
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import BrokenModeError
 from tfscale.opened import FindMode, OpenModes, acknowledge, ask
 from tfscale.plan import Action, Assign, Plan
+from tfscale.pool import Pool
 from tfscale.status import PoolStatus, pool_statuses
 
 __all__ = ["ALONE", "Clock", "FindMode", "Leader", "Reconciler", "Report", "run"]

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from tfscale.disruption import asked, deadline_s, joined
 from tfscale.errors import Problem
 from tfscale.lifecycle import TIMEOUTS, Event, State, after
-from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer, Pool
+from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer
 from tfscale.orphans import doubtful, recovered, strays
 from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Replay, Terminate, some
+from tfscale.pool import Pool
 
 __all__ = ["Book", "Policy", "keep_book"]
 

@@ -15,9 +15,9 @@ from tfscale_metal3 import HOSTS
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import Json
-from tfscale.model import Pool
 from tfscale.modes import load
 from tfscale.modes.base import ModeContext, ScalingMode
+from tfscale.pool import Pool
 from tfscale.testing import FakeKube, Ground, LossyKube, ScalingModeContract
 
 NAMESPACE = "metal"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tfscale.catalogue import snapshot
 from tfscale.kube.convert import pool_object
 from tfscale.kube.port import NODE_CLASSES, NODES, PODS, Json, Kube
-from tfscale.model import OfferFilter, Pool
+from tfscale.pool import OfferFilter, Pool
 
 KWOK_CLASS = next(kind for kind in NODE_CLASSES if kind.kind == "KWOKNodeClass")
 CLASS_REF = {"group": KWOK_CLASS.group, "kind": KWOK_CLASS.kind, "name": "default"}

@@ -10,9 +10,9 @@ from tfscale.catalogue import InstanceType
 from tfscale.errors import ClusterUnreachableError, NotLeadingError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODES, PODS, Json, Kind, Kube, Listing
-from tfscale.model import Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.pool import Pool
 from tfscale.reconcile import FindMode, Reconciler, Report
 
 __all__ = ["CALLS", "ORDER", "CrashError", "Process", "Trap", "find_ec2"]

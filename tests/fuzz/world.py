@@ -14,7 +14,7 @@ from tests.fuzz.process import CrashError, Process, Trap
 from tfscale.catalogue import InstanceType
 from tfscale.errors import AlreadyExistsError, ClusterError, NotFoundError, NotLeadingError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind
-from tfscale.model import RECOVER
+from tfscale.pool import RECOVER
 from tfscale.reconcile import FindMode, Report
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import Fault, MemoryCloud, SimulatedMachine

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from tests.fuzz.process import Gate
 from tfscale.errors import Problem
 from tfscale.kube.port import Json
-from tfscale.model import RECOVER, LaunchBatch, Machine, NodeRequest, Notice, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode, results_of
+from tfscale.pool import RECOVER
 
 if TYPE_CHECKING:
     from tests.fuzz.draining_world import DrainingWorld

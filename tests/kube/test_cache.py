@@ -22,8 +22,8 @@ from tfscale.kube.cache import Cache, Patience
 from tfscale.kube.convert import pool_object
 from tfscale.kube.port import GPU_POOLS, NODE_CLAIMS, NODES, PODS, Json, Kind, Listing, WatchEvent
 from tfscale.kube.reflector import Pace
-from tfscale.model import Pool
 from tfscale.modes.base import ModeContext
+from tfscale.pool import Pool
 from tfscale.reconcile import Reconciler
 from tfscale.testing import FakeKube
 

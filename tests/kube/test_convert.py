@@ -15,7 +15,8 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.convert import BoundPods, allocation, idle_mark, pool_object, read_cluster, write_batch, write_request
 from tfscale.kube.port import Json
 from tfscale.lifecycle import State
-from tfscale.model import Cluster, GpuSlice, LaunchBatch, Machine, Node, NodeRequest, Pool
+from tfscale.model import Cluster, GpuSlice, LaunchBatch, Machine, Node, NodeRequest
+from tfscale.pool import Pool
 from tfscale.selectors import Taint
 
 GPU = "nvidia.com/gpu"

@@ -15,8 +15,9 @@ from tfscale.kube.convert import pool_object, read_cluster
 from tfscale.kube.kept import kept
 from tfscale.kube.pods import keeps_busy
 from tfscale.kube.port import NODE_CLAIMS, NODES, PODS, Json
-from tfscale.model import Cluster, Machine, Pool
+from tfscale.model import Cluster, Machine
 from tfscale.modes.nodeclaim_types import Living, living
+from tfscale.pool import Pool
 
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"

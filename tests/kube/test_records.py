@@ -13,7 +13,8 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.convert import pool_object, read_pools, set_aside_status, write_batch, write_request
 from tfscale.kube.records import read_batch, read_node_request
 from tfscale.lifecycle import State
-from tfscale.model import Disruption, LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
+from tfscale.model import Disruption, LaunchBatch, NodeRequest
+from tfscale.pool import Limits, OfferFilter, Pool, SetAside
 
 names = st.text("abc-", min_size=1, max_size=8)
 name_sets = st.frozensets(names, max_size=3).map(sorted).map(tuple)

@@ -10,9 +10,10 @@ from typing import Any
 
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import Kube
-from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter, Pool
+from tfscale.model import LaunchBatch, NodeRequest, Offer
 from tfscale.modes.base import LaunchResult, ModeContext
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import Region, SimulatedCloud
 

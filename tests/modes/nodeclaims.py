@@ -10,10 +10,11 @@ from tfscale.catalogue import InstanceType
 from tfscale.errors import ClusterError, TfscaleError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, NODES, Json, Kind, Listing
-from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter, Pool
+from tfscale.model import LaunchBatch, NodeRequest, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, ScalingMode
 from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
 from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
+from tfscale.pool import OfferFilter, Pool
 from tfscale.quantity import time_text
 from tfscale.testing import FakeKube
 

@@ -9,8 +9,9 @@ from typing import ClassVar, Self, cast
 from tfscale.errors import BadInputError, LaunchRefusedError, ModeError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import Kube
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, Refusal, ScalingMode
+from tfscale.pool import Pool
 from tfscale.testing import FakeKube, Ground
 
 __all__ = ["OFFERS", "Shelf", "ShelfGround", "ShelfKube", "ShelfMode"]

@@ -11,11 +11,11 @@ import pytest
 from tests.modes.fleets import A, B
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODES
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_fleet import BATCH_TAG, CLUSTER_TAG, POOL_TAG
 from tfscale.modes.static import StaticMode
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube, Ground, ScalingModeContract
 from tfscale.testing.fake_ec2 import LOST_REPLY, Region, SimulatedCloud
 from tfscale.testing.fake_ec2.room import Capacity

@@ -12,8 +12,8 @@ from tests.modes.conftest import NEW_CARD, TYPES
 from tests.modes.fleets import A, B, bootstrap
 from tests.modes.test_contract import Ec2Ground
 from tfscale.gpus import GpuTable
-from tfscale.model import OfferFilter
 from tfscale.modes.base import ModeContext
+from tfscale.pool import OfferFilter
 from tfscale.testing import Ground, ScalingModeContract
 from tfscale.testing.fake_ec2 import LOST_REPLY, MemoryCloud, SimulatedReservation
 

@@ -11,10 +11,10 @@ import pytest
 from tests.modes.nodeclaims import CATALOGUE, EC2_CLASS, INSTANCE_TYPE, ZONE, A, B, cluster, launched, made, node_pool, values
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODES, Json
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.managed_nodeclaim import ManagedNodeClaimMode
 from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import Ground, LossyKube, ScalingModeContract
 
 FINALIZERS = {"metadata": {"finalizers": ["karpenter.sh/termination"]}}

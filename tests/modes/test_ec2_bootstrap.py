@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.modes.fleets import CERTIFICATES, CLUSTER, bootstrap
 from tfscale.errors import BadInputError
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.ec2_bootstrap import user_data
 from tfscale.modes.ec2_bootstrap_options import Bootstrap
 from tfscale.modes.ec2_options import options_of
+from tfscale.pool import OfferFilter, Pool
 
 NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", fullmatch=True)
 VALUE = st.one_of(st.just(""), NAME, st.sampled_from(["true", "null", "1e3", "0x10", "on", "no", "2026-11-23"]))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.modes.fleets import A, B, mode_of
 from tfscale.errors import CloudUnreachableError, CredentialsError
-from tfscale.model import OfferFilter
+from tfscale.pool import OfferFilter
 from tfscale.testing.fake_ec2 import (
     ApiError,
     Fault,

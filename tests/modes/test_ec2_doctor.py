@@ -16,11 +16,11 @@ from tfscale.errors import ClusterUnreachableError
 from tfscale.finding import Finding
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_calls import MOST_TRIES
 from tfscale.modes.ec2_quotas import quota_of
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube, KubeServer
 from tfscale.testing.fake_ec2 import (
     UNREACHABLE,

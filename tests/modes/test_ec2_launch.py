@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from tests.modes.fleets import A, B, batch_of, bootstrap, live, machine_ids, mode_of, offer, taken
 from tfscale.errors import CloudUnreachableError, LaunchRefusedError, ModeError
-from tfscale.model import LaunchBatch, OfferFilter
+from tfscale.model import LaunchBatch
 from tfscale.modes.base import LaunchResult
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_fleet import fleet_parameters, offer_ids
+from tfscale.pool import OfferFilter
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, LOST_REPLY, SERVER_ERROR, ApiError, Fault, SimulatedCloud
 
 BOTH = OfferFilter(instance_types=("g6.xlarge", "g4dn.xlarge"), capacity_types=("on-demand", "spot"))

@@ -12,13 +12,14 @@ from botocore.stub import ANY
 from tests.modes.stubs import StubbedSession
 from tfscale.errors import BadInputError
 from tfscale.gpus import GpuTable
-from tfscale.model import Offer, OfferFilter, Pool
+from tfscale.model import Offer
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_calls import Ec2Calls
 from tfscale.modes.ec2_catalogue import Catalogue
 from tfscale.modes.ec2_options import options_of
 from tfscale.modes.ec2_prices import Prices
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, THROTTLED, SimulatedCloud
 

@@ -13,9 +13,9 @@ from tests.modes.fleets import A, batch_of, bootstrap, machine_ids, make_profile
 from tests.modes.policies import ACCOUNT, NODE_ROLE, Ask, Asks, allowing
 from tfscale.cli import main
 from tfscale.iam import Scope, ec2_policy
-from tfscale.model import OfferFilter
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_fleet import CLUSTER_TAG
+from tfscale.pool import OfferFilter
 from tfscale.testing.fake_ec2 import SimulatedCloud, SimulatedReservation, SimulatedType
 from tfscale.testing.fake_ec2.desk import Call
 

@@ -11,10 +11,11 @@ from tests.modes.conftest import NEW_CARD, TYPES
 from tests.modes.fleets import A, B, batch_of, live, machine_ids, mode_of, taken
 from tfscale.errors import BadInputError, CloudUnreachableError
 from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, Offer, OfferFilter, Pool
+from tfscale.model import LaunchBatch, Offer
 from tfscale.modes.base import Refusal
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_options import options_of
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing.fake_ec2 import LOST_REPLY, ApiError, Fault, SimulatedCloud, SimulatedReservation
 
 SMALL, BLOCK, OVER, ELSEWHERE = "cr-0a", "cr-0b", "cr-0c", "cr-0d"

@@ -12,11 +12,12 @@ from botocore.stub import ANY
 from tests.modes.fleets import CLUSTER, A, B, bootstrap
 from tests.modes.stubs import StubbedSession
 from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter, Pool
+from tfscale.model import LaunchBatch, NodeRequest, Offer
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.ec2_bootstrap import user_data
 from tfscale.modes.ec2_options import options_of
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube
 
 LABELS = {"kubernetes.io/arch": "amd64"}

@@ -13,8 +13,9 @@ from tfscale.errors import LaunchRefusedError, ModeError
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES
 from tfscale.kube.records import write_batch
 from tfscale.market import EVERYTHING
-from tfscale.model import Offer, OfferFilter
+from tfscale.model import Offer
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.pool import OfferFilter
 from tfscale.selectors import Taint
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import ACCESS_DENIED, LOST_REPLY, UNREACHABLE, ApiError, Fault, SimulatedCloud

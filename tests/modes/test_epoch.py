@@ -10,10 +10,10 @@ import pytest
 from tests.modes.fleets import batch_of, machine_ids, offer
 from tfscale.errors import NotLeadingError
 from tfscale.gpus import GpuTable
-from tfscale.model import Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
 from tfscale.modes.guarded import guarded
+from tfscale.pool import Pool
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import THROTTLED, SimulatedCloud
 

@@ -37,9 +37,10 @@ from tfscale.errors import (
     TooManyRequestsError,
 )
 from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES
-from tfscale.model import NodeRequest, Offer, OfferFilter
+from tfscale.model import NodeRequest, Offer
 from tfscale.modes.base import ScalingMode
 from tfscale.modes.nodeclaim_order import covered
+from tfscale.pool import OfferFilter
 from tfscale.testing import FakeKube
 
 OFFERS = st.lists(

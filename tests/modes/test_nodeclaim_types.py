@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.modes.nodeclaims import INSTANCE_TYPE, ZONE, A, cluster, managed
 from tfscale.kube.port import NODES
-from tfscale.model import Offer, OfferFilter
+from tfscale.model import Offer
+from tfscale.pool import OfferFilter
 from tfscale.testing import FakeKube
 
 TWO_CARDS = {"cpu": "7800m", "memory": "30Gi", "nvidia.com/gpu": "2"}

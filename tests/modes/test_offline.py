@@ -8,10 +8,11 @@ from tfscale.catalogue import snapshot
 from tfscale.errors import BadInputError, LaunchRefusedError, ModeError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_REQUESTS, NODES
-from tfscale.model import LaunchBatch, Machine, OfferFilter, Pool
+from tfscale.model import LaunchBatch, Machine
 from tfscale.modes import load
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.offline import offline
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube
 
 A, B = "us-east-1a", "us-east-1b"

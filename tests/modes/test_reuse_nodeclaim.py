@@ -30,8 +30,8 @@ from tests.modes.nodeclaims import (
 )
 from tfscale.errors import ClusterUnreachableError, ConflictError, ModeError
 from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, NODES, Json
-from tfscale.model import OfferFilter
 from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
+from tfscale.pool import OfferFilter
 
 L4 = OfferFilter(zones=(A,), instance_types=("g6.xlarge",))
 HASH = {"karpenter.sh/nodepool-hash": "123", "karpenter.sh/nodepool-hash-version": "v3"}

@@ -23,8 +23,8 @@ from tests.modes.nodeclaims import (
 )
 from tfscale.errors import LaunchRefusedError, NotFoundError
 from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json
-from tfscale.model import OfferFilter
 from tfscale.modes.reuse_nodeclaim import ReuseNodeClaimMode
+from tfscale.pool import OfferFilter
 
 L4 = OfferFilter(zones=(A,), instance_types=("g6.xlarge",))
 

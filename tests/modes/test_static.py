@@ -6,9 +6,10 @@ import pytest
 
 from tfscale.errors import BadInputError, LaunchRefusedError
 from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, NodeRequest, Pool
+from tfscale.model import LaunchBatch, NodeRequest
 from tfscale.modes.base import ModeContext
 from tfscale.modes.static import StaticMode
+from tfscale.pool import Pool
 from tfscale.testing import FakeKube
 
 

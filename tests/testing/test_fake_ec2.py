@@ -17,9 +17,10 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import read_node
 from tfscale.kube.pods import BoundPods
-from tfscale.model import Offer, OfferFilter, Pool
+from tfscale.model import Offer
 from tfscale.modes.base import ModeContext
 from tfscale.modes.ec2 import Ec2Mode
+from tfscale.pool import OfferFilter, Pool
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import THROTTLED, UNREACHABLE, SimulatedCloud, SimulatedType
 

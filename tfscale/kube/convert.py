@@ -30,7 +30,8 @@ from tfscale.kube.records import (
 )
 from tfscale.kube.requests import TENSOR_FUSION
 from tfscale.lifecycle import State
-from tfscale.model import DISRUPTED, Cluster, Demand, Guest, LaunchBatch, Machine, Node, NodeRequest, Notice, Pool
+from tfscale.model import DISRUPTED, Cluster, Demand, Guest, LaunchBatch, Machine, Node, NodeRequest, Notice
+from tfscale.pool import Pool
 from tfscale.spec import suggest
 
 __all__ = [

@@ -19,7 +19,7 @@ from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field as Place
 from tfscale.kube.fields import named, tried
 from tfscale.kube.port import GPU_POOLS, Json
-from tfscale.model import RECOVER, Limits, OfferFilter, Pool, SetAside
+from tfscale.pool import RECOVER, Limits, OfferFilter, Pool, SetAside
 from tfscale.quantity import duration_text, time_text, usd_text
 from tfscale.spec import Duration, Spec, Usd, parse
 from tfscale.status import PoolStatus

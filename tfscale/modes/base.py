@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from tfscale.catalogue import InstanceType
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
+from tfscale.pool import Pool
 
 if TYPE_CHECKING:
     import boto3

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
-from tfscale.model import Offer, OfferFilter
+from tfscale.model import Offer
 from tfscale.modes.ec2_calls import Ec2Calls
 from tfscale.modes.ec2_prices import REMEMBER_S, Prices, Remembered
 from tfscale.modes.ec2_reservations import RESERVED, Reservation, reserved_price
+from tfscale.pool import OfferFilter
 
 if TYPE_CHECKING:
     from types_boto3_ec2.type_defs import FilterTypeDef, InstanceTypeInfoTypeDef

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from tfscale.errors import ClusterError, CredentialsError, ModeError, NotFoundError, Problem
 from tfscale.finding import Finding, Verdict, of_check
 from tfscale.kube.port import CONFIG_MAPS, Kube
-from tfscale.model import Offer, Pool
+from tfscale.model import Offer
 from tfscale.modes.ec2_calls import Ec2Calls, code_of
 from tfscale.modes.ec2_catalogue import Facts
 from tfscale.modes.ec2_dry_runs import dry_run, missing_permission
@@ -25,6 +25,7 @@ from tfscale.modes.ec2_quotas import quotas_of
 from tfscale.modes.ec2_reservations import Reservations
 from tfscale.modes.ec2_run import run_parameters
 from tfscale.modes.ec2_templates import ARCH, TemplateSource, template_data
+from tfscale.pool import Pool
 
 __all__ = ["Doctor"]
 

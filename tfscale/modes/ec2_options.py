@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, model_validator
 
 from tfscale.errors import BadInputError, Problem
-from tfscale.model import Pool
 from tfscale.modes.ec2_bootstrap import is_labelled, unknown_placeholders, user_data
 from tfscale.modes.ec2_bootstrap_options import Bootstrap, contradictions, shaped
+from tfscale.pool import Pool
 from tfscale.quantity import micro_usd
 from tfscale.spec import Spec, parse
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from tfscale.errors import Problem
-from tfscale.model import Pool
 from tfscale.modes.ec2_catalogue import Catalogue, nearest
 from tfscale.modes.ec2_options import Ec2Options
 from tfscale.modes.ec2_reservations import RESERVED, Reservations
 from tfscale.modes.ec2_subnets import Subnets
 from tfscale.modes.ec2_templates import TemplateSource
+from tfscale.pool import Pool
 
 __all__ = ["Preflight"]
 

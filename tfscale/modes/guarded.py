@@ -27,8 +27,9 @@ from tfscale.errors import (
 )
 from tfscale.finding import Finding, of_check
 from tfscale.kube.nodes import MOST_CARDS
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Pool
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
+from tfscale.pool import Pool
 
 __all__ = ["BrokenModeError", "guarded"]
 

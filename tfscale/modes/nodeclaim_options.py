@@ -13,9 +13,9 @@ from tfscale.catalogue import InstanceType, InstanceTypeSpec
 from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.requests import OWN_PREFIX
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext
 from tfscale.modes.nodeclaim_labels import is_fact
+from tfscale.pool import OfferFilter, Pool
 from tfscale.selectors import Taint
 from tfscale.spec import Duration, Spec, parse
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from tfscale.kube.fields import named
 from tfscale.kube.port import Json
-from tfscale.model import INSTANCE_TYPE, Offer, OfferFilter
+from tfscale.model import INSTANCE_TYPE, Offer
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, NODE_POOL
 from tfscale.modes.nodeclaim_limits import Limits, read_limits
 from tfscale.modes.nodeclaim_order import condition, foreign_taints
 from tfscale.modes.nodeclaim_pools import NodePool
 from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of
+from tfscale.pool import OfferFilter
 
 __all__ = ["Candidate", "Source", "candidate", "sources_of"]
 

@@ -14,8 +14,9 @@ from tfscale.kube.nodes import POOL_LABEL, read_node
 from tfscale.kube.pods import BoundPods
 from tfscale.kube.port import Json
 from tfscale.kube.requests import OWN_PREFIX
-from tfscale.model import INSTANCE_TYPE, Node, Offer, OfferFilter
+from tfscale.model import INSTANCE_TYPE, Node, Offer
 from tfscale.modes.nodeclaim_labels import ARCH, AWS, OS, PLACE, REGION, ZONE, aws_labels, aws_region, is_aws_label
+from tfscale.pool import OfferFilter
 from tfscale.selectors import Taint
 
 __all__ = ["Living", "NodeType", "known_types", "living", "offer_of", "type_problems", "wanted_types"]

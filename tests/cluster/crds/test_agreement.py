@@ -19,7 +19,8 @@ from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json
 from tfscale.kube.records import batch_settled, read_batch, read_node_request, request_status, write_batch, write_request
 from tfscale.lifecycle import State
 from tfscale.manifests import read_manifests
-from tfscale.model import LaunchBatch, Limits, NodeRequest, OfferFilter, Pool, SetAside
+from tfscale.model import LaunchBatch, NodeRequest
+from tfscale.pool import Limits, OfferFilter, Pool, SetAside
 
 GPUS = GpuTable()
 EXAMPLES = Path(__file__).parents[3] / "examples"

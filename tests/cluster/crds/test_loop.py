@@ -21,8 +21,8 @@ from tfscale.kube.client import KubeClient
 from tfscale.kube.convert import pool_object
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_CLAIMS, NODE_CLASSES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.manifests import read_manifests
-from tfscale.model import OfferFilter, Pool
 from tfscale.modes.base import ModeContext
+from tfscale.pool import OfferFilter, Pool
 from tfscale.reconcile import Reconciler
 
 NOW_S = 1_800_000_000

@@ -15,7 +15,7 @@ from tfscale.kube.client import KubeClient
 from tfscale.kube.crds import OUR_KINDS, definition
 from tfscale.kube.pools import read_pool
 from tfscale.kube.port import CRDS, GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind
-from tfscale.model import Pool
+from tfscale.pool import Pool
 
 DURATION = "must be a duration in whole seconds, such as 90s, 5m or 1h30m"
 LEAST_0 = "in body should be greater than or equal to 0"

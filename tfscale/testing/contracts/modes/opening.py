@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tfscale.errors import BadInputError, LaunchRefusedError
-from tfscale.model import LaunchBatch, NodeRequest, Offer, OfferFilter
+from tfscale.model import LaunchBatch, NodeRequest, Offer
+from tfscale.pool import OfferFilter
 from tfscale.testing.contracts.modes.buyer import NOW_S, Buyer
 from tfscale.testing.contracts.modes.ground import Ground
 
