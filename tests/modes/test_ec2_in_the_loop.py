@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.modes.fleets import A, B
+from tests.modes.fleets import A, B, bootstrap
 from tfscale.errors import NotFoundError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import GPU_POOLS, NODE_REQUESTS, NODES, PODS, Json
@@ -20,8 +22,13 @@ from tfscale.plan import Launch
 from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
 from tfscale.testing.fake_ec2 import (
+    ACCESS_DENIED,
     LOST_REPLY,
     SERVER_ERROR,
+    THROTTLED,
+    UNREACHABLE,
+    ApiError,
+    Fault,
     MemoryCloud,
     Region,
     SimulatedCloud,
@@ -42,6 +49,7 @@ HALF_A_MINUTE_S = 30
 def shared_cloud() -> Iterator[SimulatedCloud]:
     """Yield a cloud with two types and two reservations."""
     with SimulatedCloud(instance_types=TYPES, zones=(A, B), reservations=(OPEN, BLOCK)) as cloud:
+        cloud.set_describe_lag(0)
         yield cloud
 
 
@@ -57,8 +65,9 @@ class Loop:
     def __post_init__(self) -> None:
         """Make pool and loop."""
         self.kube = FakeKube(now=lambda: float(self.cloud.now_s))
-        options = {"region": self.cloud.region, "launchTemplate": {"name": self.cloud.launch_template}}
-        spec = {"mode": "ec2", "default": True, **self.spec, "options": {**options, **self.spec.get("options", {})}}
+        own = self.spec.get("options", {})
+        template = {} if "bootstrap" in own else {"launchTemplate": {"name": self.cloud.launch_template}}
+        spec = {"mode": "ec2", "default": True, **self.spec, "options": {"region": self.cloud.region, **template, **own}}
         self.kube.create(GPU_POOLS, {"metadata": {"name": "gpus"}, "spec": spec})
         gpus = GpuTable()
         self._reconciler = Reconciler(
@@ -122,14 +131,21 @@ def pod(name: str) -> Json:
 @pytest.fixture
 def loop_of(shared_cloud: SimulatedCloud) -> Iterator[Callable[..., Loop]]:
     """Return what begins a loop on the cloud of this module, which has everything again afterwards."""
-    shared_cloud.set_describe_lag(0)
     yield lambda **spec: Loop(shared_cloud, spec)
-    shared_cloud.set_capacity({})
-    shared_cloud.forget_faults()
-    live = [one.id for one in shared_cloud.machines if one.state != "terminated"]
+    clear(shared_cloud)
+
+
+def clear(cloud: SimulatedCloud) -> None:
+    """Let the cloud have everything again, and no machine."""
+    cloud.set_capacity({})
+    cloud.set_describe_lag(0)
+    cloud.answer_replays_with_id_only(on=False)
+    cloud.forget_faults()
+    cloud.forget_calls()
+    live = [one.id for one in cloud.machines if one.state != "terminated"]
     if live:
-        shared_cloud.session.client("ec2").terminate_instances(InstanceIds=live)
-        shared_cloud.advance(shared_cloud.now_s + 1_000)
+        cloud.session.client("ec2").terminate_instances(InstanceIds=live)
+        cloud.advance(cloud.now_s + 1_000)
 
 
 def offers(types: Sequence[str] = ("g6.xlarge", "g5.xlarge"), capacity_types: Sequence[str] = ("spot", "on-demand")) -> Json:
@@ -140,6 +156,77 @@ def offers(types: Sequence[str] = ("g6.xlarge", "g5.xlarge"), capacity_types: Se
 def full(*places: tuple[str, str]) -> dict[Any, int]:
     """Return the capacity of a cloud that has nothing of these types and capacity types."""
     return {(name, zone, capacity_type): 0 for name, capacity_type in places for zone in (A, B)}
+
+
+FAULTS = st.tuples(
+    st.sampled_from(["CreateFleet", "RunInstances", "CreateLaunchTemplate", "DescribeFleets", "DescribeInstances"]),
+    st.sampled_from([LOST_REPLY, SERVER_ERROR, THROTTLED, UNREACHABLE, ACCESS_DENIED]),
+    st.integers(1, 2),
+)
+
+
+@settings(deadline=None, max_examples=10)
+@given(faults=st.lists(FAULTS, max_size=4), lag_s=st.sampled_from([0, 50]), id_only=st.booleans(), pods=st.integers(1, 4))
+def test_whatever_fails_each_pod_gets_one_machine(
+    shared_cloud: SimulatedCloud, *, faults: list[tuple[str, Fault, int]], lag_s: int, id_only: bool, pods: int
+) -> None:
+    """From reservations and the market, with templates of our own: nothing is bought twice, and nothing is waited for in vain."""
+    reservations = [{"id": OPEN.id}, {"id": BLOCK.id}]
+    options = {"reservations": reservations, "bootstrap": bootstrap(), "subnetIds": [*shared_cloud.subnets.values()]}
+    loop = Loop(shared_cloud, {"offers": offers(capacity_types=["reserved", "on-demand"]), "options": options})
+    shared_cloud.set_describe_lag(lag_s)
+    shared_cloud.answer_replays_with_id_only(on=id_only)
+    for operation, fault, times in faults:
+        shared_cloud.fail_next(operation, fault, times=times)
+    loop.add_pods(pods)
+    loop.rounds(40)
+    found = (loop.placed, len(loop.machines))
+    clear(shared_cloud)
+
+    assert (pods, pods) == found
+
+
+def test_a_subnet_that_is_full_gives_way_to_the_next(loop_of: Callable[..., Loop], shared_cloud: SimulatedCloud) -> None:
+    """Of the same zone first; a pod for which none is left is told so, and gets its machine when there is room again."""
+    small, large = (shared_cloud.add_subnet(A, machines=count) for count in (1, 2))
+    loop = loop_of(offers=offers(["g6.xlarge"], ["on-demand"]), options={"subnetIds": [small, large]})
+    loop.add_pods(4)
+    loop.rounds(6)
+    status = loop.kube.get(GPU_POOLS, "gpus")["status"]
+
+    assert (3, 3) == (loop.placed, len(loop.machines))
+    assert {small, large} == {one["offer"] for one in status["setAside"]}
+    shared_cloud.set_addresses(small, 2)
+    loop.rounds(20)
+    assert (4, 4) == (loop.placed, len(loop.machines))
+
+
+@pytest.mark.parametrize("code", ["InvalidLaunchTemplateId.NotFound", "InvalidAMIID.NotFound"])
+def test_a_template_that_is_gone_costs_a_moment(loop_of: Callable[..., Loop], code: str) -> None:
+    """Another one is made; no offer is to blame."""
+    loop = loop_of(offers=offers(capacity_types=["on-demand"]), options={"bootstrap": bootstrap()})
+    loop.cloud.fail_next("CreateFleet", Fault(error=ApiError(code, "it does not exist")))
+    loop.add_pods(1)
+    loop.tick()
+    (entry,) = loop.kube.get(GPU_POOLS, "gpus")["status"]["setAside"]
+    loop.cloud.advance(loop.cloud.now_s + 5)
+    loop.rounds(6)
+
+    assert ("*/*/*", [("g6.xlarge", "on-demand", "running")]) == (entry["offer"], loop.machines)
+    assert 1 == loop.placed
+
+
+def test_a_reservation_that_is_cancelled_meanwhile_gives_way(loop_of: Callable[..., Loop]) -> None:
+    """EC2 refuses the call; the market has its turn in the next round, which follows at once."""
+    loop = loop_of(offers=offers(capacity_types=["reserved", "on-demand"]), options={"reservations": [{"id": OPEN.id}]})
+    loop.cloud.fail_next("RunInstances", Fault(error=ApiError("InvalidCapacityReservationState", "it is not active")), times=9)
+    loop.add_pods(1)
+    for _ in range(3):
+        loop.tick()
+
+    assert [("g6.xlarge", "on-demand")] == [one[:2] for one in loop.machines]
+    loop.rounds(6)
+    assert (1, 1) == (loop.placed, len(loop.machines))
 
 
 def test_without_spot_the_pods_get_machines_on_demand_at_the_same_moment(loop_of: Callable[..., Loop]) -> None:

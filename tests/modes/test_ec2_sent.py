@@ -93,13 +93,20 @@ def expect_image(stub: StubbedSession) -> None:
     stub.expect("ec2", "describe_images", {"Filters": filters}, {"Images": [image]})
 
 
-def test_a_fleet_names_every_type_subnet_and_zone(stub: StubbedSession) -> None:
-    """In our order, spot by EC2's choice of price and capacity, and nothing that is for on-demand alone."""
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [
+        ("spot", {"SpotOptions": {"AllocationStrategy": "price-capacity-optimized"}}),
+        ("on-demand", {"OnDemandOptions": {"AllocationStrategy": "prioritized"}}),
+    ],
+)
+def test_a_fleet_names_every_type_subnet_and_zone(stub: StubbedSession, kind: str, strategy: dict[str, Any]) -> None:
+    """In our order: on demand it holds, spot is EC2's choice of price and capacity; nothing that is for the other alone."""
     pool = Pool(name="gpus", mode="ec2", options={"region": "us-east-1", "launchTemplate": {"id": "lt-0a", "version": "7"}})
     template = {"LaunchTemplateId": "lt-0a", "DefaultVersionNumber": 3, "LatestVersionNumber": 9}
     stub.expect("ec2", "describe_launch_templates", {"LaunchTemplateIds": ["lt-0a"]}, {"LaunchTemplates": [template]})
     mode = mode_of(stub, pool)
-    batch = batch_of(mode, [offer(B, "spot", subnets=("subnet-2", "subnet-3")), offer(A, "spot")], 2)
+    batch = batch_of(mode, [offer(B, kind, subnets=("subnet-2", "subnet-3")), offer(A, kind)], 2)
     overrides = [
         {"InstanceType": "g6.xlarge", "AvailabilityZone": B, "SubnetId": "subnet-2", "Priority": 0},
         {"InstanceType": "g6.xlarge", "AvailabilityZone": B, "SubnetId": "subnet-3", "Priority": 1},
@@ -110,19 +117,19 @@ def test_a_fleet_names_every_type_subnet_and_zone(stub: StubbedSession) -> None:
         "LaunchTemplateConfigs": [
             {"LaunchTemplateSpecification": {"LaunchTemplateId": "lt-0a", "Version": "7"}, "Overrides": overrides}
         ],
-        "TargetCapacitySpecification": {"TotalTargetCapacity": 2, "DefaultTargetCapacityType": "spot"},
+        "TargetCapacitySpecification": {"TotalTargetCapacity": 2, "DefaultTargetCapacityType": kind},
         "TagSpecifications": specifications(("instance", "volume", "fleet")),
-        "SpotOptions": {"AllocationStrategy": "price-capacity-optimized"},
+        **strategy,
         "ClientToken": batch.parameters["ClientToken"],
     }
-    about = {"LaunchTemplateAndOverrides": {"Overrides": overrides[1]}, "Lifecycle": "spot", "InstanceType": "g6.xlarge"}
+    about = {"LaunchTemplateAndOverrides": {"Overrides": overrides[1]}, "Lifecycle": kind, "InstanceType": "g6.xlarge"}
     reply = {"FleetId": "fleet-1", "Instances": [{**about, "InstanceIds": ["i-2", "i-1"]}]}
     stub.expect("ec2", "create_fleet", expected, reply)
     results = mode.launch(batch)
     stub.done()
 
     assert ["i-1", "i-2"] == [result.machine and result.machine.id for result in results]
-    assert (f"g6.xlarge/{B}/spot", f"g6.xlarge/{A}/spot") == batch.offers
+    assert (f"g6.xlarge/{B}/{kind}", f"g6.xlarge/{A}/{kind}") == batch.offers
 
 
 @pytest.mark.parametrize(
