@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import BATCH, HALF, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, plan_for, request
-from tfscale.disruption import deadline_s, heard, joined, patience_s
+from tfscale.disruption import deadline_s, heard, is_voluntary, joined, patience_s
 from tfscale.errors import ClusterError, NotFoundError
 from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import DISRUPTION_BUDGETS, NODES, PODS, Json
@@ -254,7 +254,7 @@ DISRUPTIONS = st.builds(
     ends_s=st.none() | st.integers(0, 9_999),
     event=st.sampled_from(["Rebalance", "SpotInterruption"]),
     why=st.just(""),
-)
+) | st.builds(Disruption, since_s=st.integers(0, 50), event=st.just("Drifted"), why=st.just(""))
 
 
 @given(DISRUPTIONS | st.none(), st.lists(DISRUPTIONS, max_size=4))
@@ -268,8 +268,12 @@ def test_reasons_join_to_the_most_urgent(before: Disruption | None, reasons: lis
     assert (found is None) == (not every)
     if found:
         ends = [one.ends_s for one in every if one.ends_s is not None]
-        assert (min(ends, default=None), min(one.since_s for one in every)) == (found.ends_s, found.since_s)
-        assert patience_s(found, POOL) <= max(deadline_s(found, POOL), found.since_s)
+        alike = [one.since_s for one in every if is_voluntary(one) == is_voluntary(found)]
+        assert (min(ends, default=None), min(alike)) == (found.ends_s, found.since_s)
+        assert is_voluntary(found) == all(map(is_voluntary, every))
+        until_s, ends_s = patience_s(found, POOL), deadline_s(found, POOL)
+        assert (until_s is None) == (ends_s is None) == is_voluntary(found)
+        assert until_s is None or ends_s is None or until_s <= max(ends_s, found.since_s)
 
 
 # --- what need not be said again ---

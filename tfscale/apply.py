@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TypeVar
 
 from tfscale.conditions import of_request, updated
+from tfscale.disruption import is_voluntary
 from tfscale.errors import CredentialsError, LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
 from tfscale.kube.evictions import evict, take_out_of_service
@@ -338,7 +339,8 @@ class _Hands:
             # Before the status, which makes it old news: a crash in between sets it aside for longer, not never.
             self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
         # Again each time: somebody may have put it back into service.
-        take_out_of_service(self.kube, action.node)
+        drain = action.request.drain
+        take_out_of_service(self.kube, action.node, value=drain.event if drain and is_voluntary(drain) else "")
         if news:
             self._write_status(action.request, why=action.why)
         kept = evict(self.kube, action.pods)

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from tfscale.disruption import replaceable
 from tfscale.draining import displaced, drains, reserved, taken_back
 from tfscale.giving_back import Timed, free, idle, release, returns
 from tfscale.lifecycle import State
@@ -65,6 +66,16 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
 
 
 def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> Plan:
+    """Return what to do in one pool. An outdated node is replaced where each of its pods has another place, there or bought."""
+    for notice in replaceable(cluster, pool):
+        plan, stranded = _drafted(replace(cluster, notices=(*cluster.notices, notice)), pool, supply, policy)
+        if not stranded:
+            return plan
+    return _drafted(cluster, pool, supply, policy)[0]
+
+
+def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> tuple[Plan, bool]:
+    """Return what to do in one pool, and whether a pod that has to leave its node has no other place."""
     demands = [demand for demand in cluster.demands if demand.pool == pool.name]
     offers = {offer.id: offer for offer in supply.offers} if supply else None
     # What is launched into the cluster itself is listed at once.
@@ -96,7 +107,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
     bought = _held(unserved, doubt) if doubt else _buy(cluster, pool, book, stock, supply, unserved)
     awaited = chosen | moves.nodes_awaited(cluster, bought_for)
     unused = idle(cluster, pool, book, awaited) if returns(pool, supply) else Timed()
-    return Plan(
+    plan = Plan(
         actions=(
             *book.actions,
             *(_assign(placed, pool) for placed in on_nodes.placed),
@@ -118,6 +129,7 @@ def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Po
         recheck_s=_earliest((book.recheck_s, unused.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
+    return plan, any(demand.uid in bought.left for demand in unserved if demand.uid in running)
 
 
 # --- who holds what -------------------------------------------------------------------------------------------------

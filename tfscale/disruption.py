@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tfscale.lifecycle import State
-from tfscale.model import DISRUPTED, Cluster, Disruption, NodeRequest, Notice
+from tfscale.model import DISRUPTED, Cluster, Disruption, Node, NodeRequest, Notice
 from tfscale.pool import Pool
 
-__all__ = ["asked", "deadline_s", "heard", "is_near", "joined", "patience_s"]
+__all__ = ["asked", "deadline_s", "heard", "is_near", "is_voluntary", "joined", "patience_s", "replaceable"]
 
 REPLACED_WITHIN_S = 900
 """How long a pod waits for its next place before it has to leave. A node takes some minutes from its purchase."""
 LEAVES_BEFORE_S = 600
 """How long before the end of a machine its pods leave, wherever they go: long enough for most grace periods."""
+REPLACED = "Drifted"
+"""The one event that nobody hurries: pods leave when their next place is there, however long that takes."""
+CANDIDATES_MOST = 10
+"""Of how many outdated machines it is looked at in one round whether their pods would have another place."""
 
 
 def asked(cluster: Cluster, pool: Pool) -> dict[str, Disruption]:
@@ -24,9 +28,10 @@ def asked(cluster: Cluster, pool: Pool) -> dict[str, Disruption]:
     for notice in cluster.notices:
         found[notice.machine_id].append(_said(cluster, notice))
     for node in cluster.nodes:
-        if node.pool == pool.name and node.machine_id and any(taint.key == DISRUPTED for taint in node.taints):
-            why = f"its node carries the taint {DISRUPTED}"
-            found[node.machine_id].append(Disruption(since_s=cluster.now_s, event="Tainted", why=why))
+        tainted = any(taint.key == DISRUPTED for taint in node.taints)
+        if tainted and node.pool == pool.name and node.machine_id:
+            why, event = f"its node carries the taint {DISRUPTED}", REPLACED if _is_replaced(node) else "Tainted"
+            found[node.machine_id].append(Disruption(since_s=cluster.now_s, event=event, why=why))
     for request in cluster.requests:
         if pool.deleting and request.pool == pool.name and request.machine_id:
             why = f"pool {pool.name} is being deleted"
@@ -36,6 +41,47 @@ def asked(cluster: Cluster, pool: Pool) -> dict[str, Disruption]:
 
 def _said(cluster: Cluster, notice: Notice) -> Disruption:
     return Disruption(since_s=cluster.now_s, ends_s=notice.ends_s, event=notice.event, why=notice.why)
+
+
+def replaceable(cluster: Cluster, pool: Pool) -> list[Notice]:
+    """Return what may be replaced by its like because it is outdated, oldest first: a notice for each, as if a cloud gave it.
+
+    Nodes are replaced one by one, as Karpenter does: there is none while another one is on its way out. One that takes longer
+    than the pool gives a drain holds up the others no more. A pod that is not to be disturbed keeps its node.
+    """
+    seen = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
+    nodes = {node.machine_id: node for node in cluster.nodes if node.machine_id}
+    requests = [request for request in cluster.requests if request.pool == pool.name]
+    if pool.deleting or _replacing(cluster, pool, requests):
+        return []
+    ready = [request for request in requests if request.state is State.READY and request.machine_id in nodes]
+    outdated = [seen[request.machine_id] for request in ready if request.machine_id in seen]
+    free = [
+        machine
+        for machine in sorted(outdated, key=lambda one: (one.launched_s or 0, one.id))
+        if machine.outdated and not any(guest.held for guest in cluster.guests.get(nodes[machine.id].name, ()))
+    ]
+    return [
+        Notice(id=f"{machine.id} is outdated", machine_id=machine.id, event=REPLACED, why=machine.outdated)
+        for machine in free[:CANDIDATES_MOST]
+    ]
+
+
+def _replacing(cluster: Cluster, pool: Pool, requests: Sequence[NodeRequest]) -> bool:
+    """Return whether a node is being replaced. A record can be lost, or not be written yet, when the taint already is."""
+    drains = {one.machine_id: one.drain for one in requests if one.drain and one.state in {State.DRAINING, State.TERMINATING}}
+    tainted = {node.machine_id for node in cluster.nodes if node.pool == pool.name and _is_replaced(node)}
+    fresh_s = cluster.now_s - pool.drain_within_s
+    return bool(tainted - drains.keys()) or any(is_voluntary(drain) and drain.since_s > fresh_s for drain in drains.values())
+
+
+def _is_replaced(node: Node) -> bool:
+    return any((taint.key, taint.value) == (DISRUPTED, REPLACED) for taint in node.taints)
+
+
+def is_voluntary(disruption: Disruption) -> bool:
+    """Return whether nothing but an outdated machine is the reason, so that it may take as long as it needs."""
+    return disruption.event == REPLACED
 
 
 def joined(before: Disruption | None, reasons: Iterable[Disruption]) -> Disruption | None:
@@ -51,17 +97,26 @@ def joined(before: Disruption | None, reasons: Iterable[Disruption]) -> Disrupti
     if not every:
         return None
     # Of equal ends the first: what is written already is not written again.
-    urgent = min(every, key=lambda one: (one.ends_s is None, one.ends_s or 0))
-    return replace(urgent, since_s=min(one.since_s for one in every))
+    urgent = min(every, key=lambda one: (one.ends_s is None, is_voluntary(one), one.ends_s or 0))
+    # Whatever is urgent now was not before.
+    alike = [one.since_s for one in every if is_voluntary(one) == is_voluntary(urgent)]
+    return replace(urgent, since_s=min(alike))
 
 
-def deadline_s(disruption: Disruption, pool: Pool) -> int:
-    """Return when the machine is given back, whatever is left on its node."""
+def deadline_s(disruption: Disruption, pool: Pool) -> int | None:
+    """Return when the machine is given back, whatever is left on its node; None: not before it is empty."""
+    if is_voluntary(disruption):
+        return None
     return disruption.since_s + pool.drain_within_s if disruption.ends_s is None else disruption.ends_s
 
 
-def patience_s(disruption: Disruption, pool: Pool) -> int:
-    """Return until when a pod waits for its next place before it is asked to leave. A pool that is deleted buys none."""
+def patience_s(disruption: Disruption, pool: Pool) -> int | None:
+    """Return until when a pod waits for its next place before it is asked to leave; None: until it has one.
+
+    A pool that is deleted buys none.
+    """
+    if is_voluntary(disruption):
+        return None
     if pool.deleting:
         return disruption.since_s
     until_s = disruption.since_s + REPLACED_WITHIN_S

@@ -83,7 +83,8 @@ def drains(
     recorded = {request.name: request for request in cluster.requests}
     found = []
     for request, drain in _draining(book):
-        late = cluster.now_s >= patience_s(drain, pool)
+        until_s = patience_s(drain, pool)
+        late = until_s is not None and cluster.now_s >= until_s
         pods = tuple(
             guest
             for guest in cluster.guests.get(request.node, ())

@@ -231,6 +231,8 @@ class Machine:
     """False while the cloud has accepted it and does not run it yet."""
     trouble: str = ""
     """Why it does not run yet, in the words of whoever tries; empty where nothing went wrong so far."""
+    outdated: str = ""
+    """How it differs from what would be launched now; empty where it does not."""
     launched_s: int | None = None
     protected_until_s: int | None = None
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""

@@ -237,10 +237,10 @@ class _View:
         known = joined(request.drain, [reason] if reason else [])
         return known or Disruption(since_s=self.now_s, event="Unknown", why="its record does not say why")
 
-    def _gives_up_s(self, drain: Disruption) -> int:
+    def _gives_up_s(self, drain: Disruption) -> int | None:
         """Return when its pods are waited for no more. A clock that was put forward must not take their time away."""
         due_s = deadline_s(drain, self.pool)
-        return due_s if drain.ends_s is not None else max(due_s, self.seen_since_s + self.policy.settle_s)
+        return due_s if due_s is None or drain.ends_s is not None else max(due_s, self.seen_since_s + self.policy.settle_s)
 
     def _leaving(self, request: NodeRequest, node: Node | None) -> tuple[Event | None, str]:
         """Return how it goes: at once where no pod is on its node, else when nothing is left to wait for."""
@@ -254,7 +254,8 @@ class _View:
         busy = [pod.id for pod in node.pods if not pod.daemon and pod.uid not in staying]
         if not busy:
             return Event.DRAINED, "no pod is left on it"
-        over = self.now_s >= self._gives_up_s(self._drain(request))
+        due_s = self._gives_up_s(self._drain(request))
+        over = due_s is not None and self.now_s >= due_s
         return (Event.DRAINED, f"its time is over, and {some(busy)} did not leave") if over else (None, "")
 
     def _joining(self, request: NodeRequest, node: Node | None) -> tuple[Event, str]:
@@ -320,7 +321,8 @@ class _View:
         """Return it as it is to be recorded; its pods are asked to leave when it is known where they can go."""
         drain = self._drain(request)
         changed = replace(request, state=State.DRAINING, node=node.name if node else "", drain=drain)
-        return _Step(changed, due_s=min(self.now_s + self.policy.poll_s, self._gives_up_s(drain)))
+        again_s, due_s = self.now_s + self.policy.poll_s, self._gives_up_s(drain)
+        return _Step(changed, due_s=again_s if due_s is None else min(again_s, due_s))
 
     def _terminating(self, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
         """Ask for termination until the machine is seen stopping; the listing decides, not our memory of having asked."""

@@ -132,6 +132,23 @@ class DrainingWorld:
         one.ends_s = min((time_s for time_s in (one.ends_s, ends_s) if time_s is not None), default=None)
         self._note_loss(one)
 
+    def outdate(self, number: int) -> None:
+        """Let another image be wanted than that of one machine."""
+        if self.machines:
+            one = list(self.machines.values())[number % len(self.machines)]
+            one.outdated = True
+            self._note_loss(one)
+
+    def lift_restraints(self) -> None:
+        """Let every pod be disturbed."""
+        self.set_budget(None)
+        for pod in self.kube.list(PODS).items:
+            self.kube.patch(PODS, pod["metadata"]["name"], {"metadata": {"annotations": {HELD: None}}}, namespace="default")
+
+    def outdated(self) -> str:
+        """Return the machines that are to be replaced."""
+        return ", ".join(name for name, one in self.machines.items() if one.outdated)
+
     def take(self, number: int) -> None:
         """Let a machine end without a word."""
         if self.machines:
@@ -192,8 +209,12 @@ class DrainingWorld:
     # --- what must hold ---
 
     def check(self) -> None:
-        """Compare what was bought with what there was to buy it for."""
+        """Compare what was bought with what there was to buy it for, and see that few nodes are replaced at once."""
         assert self.bought <= self.causes, f"{self.bought} machines were bought for {self.causes} causes"
+        records = map(read_node_request, self.kube.list(NODE_REQUESTS).items)
+        drains = [record.drain for record in records if record.state is State.DRAINING and record.drain]
+        fresh = [drain for drain in drains if drain.event == "Drifted" and self.now_s < drain.since_s + DRAIN_WITHIN_S]
+        assert len(fresh) <= 1, f"{len(fresh)} nodes are replaced at once"
 
     def check_eviction(self, pod: Json) -> None:
         """Hold an eviction against what the cluster says at that moment."""
@@ -205,7 +226,8 @@ class DrainingWorld:
         assert State.DRAINING is record.state, f"{meta['name']} is asked to leave {record.name}, which is {record.state}"
         assert HELD not in (meta.get("annotations") or {})
         assert record.drain is not None
-        if record.drain.ends_s is None and self.now_s < record.drain.since_s + PATIENCE_S:
+        unhurried = record.drain.event == "Drifted" or self.now_s < record.drain.since_s + PATIENCE_S
+        if record.drain.ends_s is None and unhurried:
             assert self._most_free() >= SHARES[meta["labels"]["app"].partition("-")[0]], f"{meta['name']} has no place to go"
 
     def check_return(self, machine_id: str) -> None:
@@ -216,6 +238,7 @@ class DrainingWorld:
             record = self._record_of(one.node)
             assert record is not None
             assert record.drain is not None, f"{machine_id} is returned with {len(busy)} pods on it"
+            assert record.drain.event != "Drifted", f"{machine_id} is returned with pods on it although nobody hurries"
             ends_s = record.drain.since_s + DRAIN_WITHIN_S if record.drain.ends_s is None else record.drain.ends_s
             assert self.now_s >= ends_s, f"{machine_id} is returned {ends_s - self.now_s} s too early"
 
@@ -233,7 +256,7 @@ class DrainingWorld:
         """Return what is not as it should be in the end, or nothing."""
         at = {one["metadata"]["labels"]["app"]: one["spec"].get("nodeName") for one in self.kube.list(PODS).items}
         homeless = [app for app in self._wanted if not at.get(app)]
-        alive = [name for name in self._warned if name in self.machines]
+        alive = [name for name in self._warned if name in self.machines and not self.machines[name].outdated]
         trouble = {"wait": homeless, "are still there": alive, "are not acknowledged": list(self.notices)}
         return "; ".join(f"{names} {what}" for what, names in trouble.items() if names)
 

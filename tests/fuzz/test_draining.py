@@ -60,6 +60,11 @@ class Draining(RuleBasedStateMachine):
         self.world.warn(number, in_s, scarce=scarce)
 
     @rule(number=ANY)
+    def machine_outdated(self, number: int) -> None:
+        """Another image is wanted than that of a machine."""
+        self.world.outdate(number)
+
+    @rule(number=ANY)
     def machine_ends(self, number: int) -> None:
         """A machine ends without a word."""
         self.world.take(number)
@@ -100,8 +105,10 @@ class Draining(RuleBasedStateMachine):
         self.world.check()
 
     def teardown(self) -> None:
-        """Let nothing more happen: all pods have a place, every machine that was to go is gone, and then all others too."""
+        """Let nothing more happen: all pods have a place, what was to go or is outdated is gone, then all others too."""
         self._until(self.world.unserved)
+        self.world.lift_restraints()
+        self._until(self.world.outdated)
         while self.world.wants_pods:
             self.world.end_pod(0)
         self._until(self.world.left)

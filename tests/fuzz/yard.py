@@ -64,6 +64,8 @@ class Building:
     ends_s: int | None = None
     """When the cloud takes it away, where it said so."""
     stopped_s: int | None = None
+    outdated: bool = False
+    """Whether something else would be bought today."""
 
     @property
     def node(self) -> str:
@@ -81,6 +83,7 @@ class Building:
             provider_id=self.machine.provider_id,
             launched_s=self.machine.launched_s,
             stopping=self.stopped_s is not None,
+            outdated="its image is old" if self.outdated else "",
         )
 
 

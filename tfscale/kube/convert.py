@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -101,7 +102,7 @@ def read_cluster(  # noqa: PLR0913 - one list for each kind of object
         requests=tuple(_with_batch(request, {batch.name: batch for batch in read_batches}) for request in read_requests),
         batches=read_batches,
         machines=machines,
-        guests=_guests(on_node, _going(read_nodes, read_requests, notices, known), gpus, prefix),
+        guests=_guests(on_node, _going(read_nodes, read_requests, _doomed(notices, machines), known), gpus, prefix),
         notices=tuple(notices),
         problems=tuple(sorted(set(problems))),
     )
@@ -206,10 +207,15 @@ def _machine(node: Field, launched: Mapping[str, tuple[str, str]]) -> tuple[str,
     return tried([], machine, ("", ""))  # read_node notes what is wrong with it
 
 
-def _going(nodes: Iterable[Node], requests: Iterable[NodeRequest], notices: Iterable[Notice], pools: _Pools) -> dict[str, str]:
+def _doomed(notices: Iterable[Notice], machines: Mapping[str, Sequence[Machine]]) -> set[str]:
+    """Return the machines that the cloud will take away, and those to be replaced because they are outdated."""
+    outdated = {one.id for seen in machines.values() for one in seen if one.outdated}
+    return {notice.machine_id for notice in notices} | outdated
+
+
+def _going(nodes: Iterable[Node], requests: Iterable[NodeRequest], doomed: AbstractSet[str], pools: _Pools) -> dict[str, str]:
     """Return the nodes that are to go, or may be, with their pools."""
-    machines = {notice.machine_id for notice in notices}
-    machines |= {request.machine_id for request in requests if request.state is State.DRAINING}
+    machines = doomed | {request.machine_id for request in requests if request.state is State.DRAINING}
     deleted = {pool.name for pool in pools.good.values() if pool.deleting}
     return {
         node.name: node.pool

@@ -14,10 +14,11 @@ __all__ = ["evict", "take_out_of_service"]
 log = logging.getLogger(__name__)
 
 
-def take_out_of_service(kube: Kube, node: str) -> None:
+def take_out_of_service(kube: Kube, node: str, *, value: str = "") -> None:
     """Cordon a node and put our taint on it, once. One that is gone needs neither.
 
-    The taint tells everybody why, and outlives our records. Guarded: others may add taints of theirs at the same moment.
+    The taint tells everybody why, and outlives our records; `value` is what it says. Guarded: others may add taints of theirs
+    at the same moment.
     """
     try:
         obj = kube.get(NODES, node)
@@ -27,7 +28,7 @@ def take_out_of_service(kube: Kube, node: str) -> None:
     marked = any(taint.get("key") == DISRUPTED for taint in taints)
     if marked and obj["spec"].get("unschedulable"):
         return
-    taints = taints if marked else [*taints, {"key": DISRUPTED, "effect": "NoSchedule"}]
+    taints = taints if marked else [*taints, {"key": DISRUPTED, "effect": "NoSchedule"} | ({"value": value} if value else {})]
     guard = {"resourceVersion": obj["metadata"]["resourceVersion"]}
     kube.patch(NODES, node, {"metadata": guard, "spec": {"unschedulable": True, "taints": taints}})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, LaunchRefusedError, Problem
@@ -10,7 +11,8 @@ from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODES, Json
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
-from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
+from tfscale.modes.nodeclaim_calls import Claims, class_of, class_refusal, missing_kinds, translated
+from tfscale.modes.nodeclaim_drift import class_drift, template_drift, unwanted
 from tfscale.modes.nodeclaim_labels import OS
 from tfscale.modes.nodeclaim_options import ManagedOptions, canonical, catalogue_of, options_of
 from tfscale.modes.nodeclaim_order import (
@@ -108,9 +110,15 @@ class ManagedNodeClaimMode:
         return self._claims.launch(batch)
 
     def observe(self) -> Sequence[Machine]:
-        """Return this pool's claims."""
+        """Return this pool's claims, each with how it differs from what would be made now."""
         with translated("observe"):
-            return [self._claims.machine(one) for one in self._claims.all()]
+            claims = self._claims.all()
+            node_class = class_of(self._kube, self._options.node_class_ref) if claims else None
+            return [
+                replace(machine, outdated=self._outdated(claim, machine, node_class))
+                for claim in claims
+                for machine in (self._claims.machine(claim),)
+            ]
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Delete those of the claims that are this pool's."""
@@ -138,19 +146,30 @@ class ManagedNodeClaimMode:
         labels = {**self._options.labels, **kind.labels(ref.group), **seen.place(zone, ref.group), **class_label(ref)}
         return offer_of(kind, zone, capacity_type, labels=labels, taints=foreign_taints(self._taints, self._pool))
 
-    def _claim(self, request: str, batch: str, epoch: int, offers: Sequence[Offer]) -> Json:
+    def _outdated(self, claim: Json, machine: Machine, node_class: Json | None) -> str:
+        drift = template_drift(claim, labels=self._options.labels, spec=self._template())
+        of_class = class_drift(claim, self._options.node_class_ref, node_class) if node_class else ""
+        return drift or of_class or unwanted(machine, self._wanted)
+
+    def _template(self) -> Json:
+        """Return what the options say of every claim."""
         options = self._options
-        spec = {
+        return {
             "nodeClassRef": options.node_class_ref.model_dump(),
-            "requirements": [*selection(offers), {"key": OS, "operator": "In", "values": ["linux"]}],
-            "resources": gpu_requests(offers),
             "taints": [taint_json(taint) for taint in self._taints],
             "startupTaints": [taint_json(taint.taint()) for taint in options.startup_taints],
             "terminationGracePeriod": options.termination_grace_period,
+        }
+
+    def _claim(self, request: str, batch: str, epoch: int, offers: Sequence[Offer]) -> Json:
+        spec = {
+            **self._template(),
+            "requirements": [*selection(offers), {"key": OS, "operator": "In", "values": ["linux"]}],
+            "resources": gpu_requests(offers),
             # Karpenter's default ends nodes after 30 days, whatever runs there.
             "expireAfter": "Never",
         }
-        stamp, labels = {EPOCH: str(epoch)}, options.labels
+        stamp, labels = {EPOCH: str(epoch)}, self._options.labels
         return claim(request, pool=self._pool, mode=self.name, batch=batch, labels=labels, annotations=stamp, spec=spec)
 
 

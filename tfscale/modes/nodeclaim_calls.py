@@ -23,14 +23,14 @@ from tfscale.errors import (
 )
 from tfscale.kube.fields import Field, named
 from tfscale.kube.nodes import POOL_LABEL
-from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kube
+from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kind, Kube
 from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine
 from tfscale.modes.base import LaunchResult
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, ZONE
 from tfscale.modes.nodeclaim_options import NodeClassRef
 from tfscale.modes.nodeclaim_order import BATCH, MODE, condition
 
-__all__ = ["Claims", "class_refusal", "missing_kinds", "translated"]
+__all__ = ["Claims", "class_of", "class_refusal", "missing_kinds", "translated"]
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +161,26 @@ def translated(action: str) -> Iterator[None]:
         raise ModeError(f"{action}: {error}") from error
 
 
+def _kind_of(ref: NodeClassRef) -> Kind | None:
+    return next((kind for kind in NODE_CLASSES if (kind.group, kind.kind) == (ref.group, ref.kind)), None)
+
+
+def class_of(kube: Kube, ref: NodeClassRef) -> Json | None:
+    """Return the node class; None where there is none, or where its kind is not known."""
+    kind = _kind_of(ref)
+    try:
+        return kube.get(kind, ref.name) if kind else None
+    except NotFoundError:
+        return None
+
+
 def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
     """Return why Karpenter would launch nothing with this node class, in words, or nothing; of an unknown kind nothing is said.
 
     It deletes claims whose class is missing or not Ready at once. Where the class does not say, or speaks of an older spec, it
     tries again for minutes, and buys for nobody else meanwhile.
     """
-    kind = next((kind for kind in NODE_CLASSES if (kind.group, kind.kind) == (ref.group, ref.kind)), None)
+    kind = _kind_of(ref)
     if kind is None:
         return ""
     try:

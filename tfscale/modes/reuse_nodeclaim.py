@@ -13,6 +13,7 @@ from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
+from tfscale.modes.nodeclaim_drift import karpenters_drift, unwanted
 from tfscale.modes.nodeclaim_labels import DO_NOT_DISRUPT, NODE_POOL
 from tfscale.modes.nodeclaim_options import ReuseOptions, canonical, catalogue_of, options_of
 from tfscale.modes.nodeclaim_order import PROTECTED, condition, covered, sorted_names
@@ -103,11 +104,15 @@ class ReuseNodeClaimMode:
         return self._claims.launch(batch)
 
     def observe(self) -> Sequence[Machine]:
-        """Return this pool's claims, each with the time until which it is kept from disruption."""
+        """Return this pool's claims, with how each differs from what is wanted now, and until when it is kept from disruption."""
         with translated("observe"):
             nodes = self._nodes()
             return [
-                replace(machine, protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)))
+                replace(
+                    machine,
+                    outdated=karpenters_drift(claim) or unwanted(machine, self._wanted),
+                    protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)),
+                )
                 for claim in self._claims.all()
                 for machine in (self._claims.machine(claim),)
             ]
