@@ -8,6 +8,7 @@ from typing import Any
 
 from tfscale.decide import Supply, decide
 from tfscale.lifecycle import State
+from tfscale.mirror import mirror_of_node
 from tfscale.model import Cluster, Demand, Gpu, LaunchBatch, Machine, Node, NodeRequest, Offer, Request
 from tfscale.plan import (
     Action,
@@ -31,12 +32,13 @@ def demand(name: str, request: Request = HALF, **changes: Any) -> Demand:  # noq
 
 
 def node(name: str, **changes: Any) -> Node:  # noqa: ANN401 - any field of a node
-    """Return a ready node with one T4."""
+    """Return a ready node with one T4 that says what it has."""
     whole = Node(
         name=name, pool="inference", gpus=(Gpu(id="0", model="T4", vram_mib=16_384, mtflops=65_000),), cpu_milli=4_000,
         memory_mib=16_384, machine_id=f"i-{name}", labels={"node.kubernetes.io/instance-type": "g4dn.xlarge"},
     )  # fmt: skip
-    return replace(whole, **changes)
+    changed = replace(whole, **changes)
+    return changed if "mirror" in changes else replace(changed, mirror=mirror_of_node(changed))
 
 
 def request(name: str, **changes: Any) -> NodeRequest:  # noqa: ANN401 - any field of a request

@@ -28,6 +28,7 @@ from tfscale.plan import (
     Admit,
     Adopt,
     Advance,
+    Advertise,
     Assign,
     Avoid,
     Drain,
@@ -147,6 +148,8 @@ class _Hands:
                 return self._call(action, action.batch)
             case Admit():
                 self._admit(action.node)
+            case Advertise():
+                self.kube.patch_status(NODES, action.node, convert.advertisement(action.mirror))
             case Assign():
                 return self._bind(action)
             case Recover():

@@ -19,6 +19,7 @@ from tfscale.draining import displaced, drains, reserved, taken_back
 from tfscale.giving_back import Timed, free, idle, release, returns
 from tfscale.lifecycle import State
 from tfscale.market import Stock, Supply, set_aside, usable, within
+from tfscale.mirror import advertised
 from tfscale.model import Cluster, Demand, Node, NodeRequest
 from tfscale.orphans import digest
 from tfscale.plan import (
@@ -110,6 +111,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     plan = Plan(
         actions=(
             *book.actions,
+            *advertised(cluster, pool),
             *(_assign(placed, pool) for placed in on_nodes.placed),
             *avoid.actions,
             *freed.actions,

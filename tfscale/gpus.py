@@ -100,6 +100,11 @@ class GpuTable:
             _key(name): model for model in (*BUILT_IN, *extra) for name in (model.name, *model.aliases)
         }
 
+    @property
+    def models(self) -> tuple[GpuModel, ...]:
+        """All models, each once."""
+        return tuple({model.name: model for model in self._models.values()}.values())
+
     def find(self, name: str, *, where: str = "gpu table", field: str = "gpu model") -> GpuModel:
         """Return the model of this name. Raises ``BadInputError`` that names `where`, `field` and the nearest known name."""
         found = self._models.get(_key(name))

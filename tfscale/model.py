@@ -31,6 +31,7 @@ __all__ = [
     "Guest",
     "LaunchBatch",
     "Machine",
+    "Mirror",
     "Node",
     "NodeRequest",
     "Notice",
@@ -68,6 +69,14 @@ class GpuSlice:
     gpu_id: str
     vram_mib: int
     compute_milli: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """Cards in sums: what a node has of them in all, or what a pod asks of them in all."""
+
+    vram_mib: int = 0
+    mtflops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +144,8 @@ class BoundPod:
     uid: str
     request: Request
     slices: tuple[GpuSlice, ...] = ()
+    mirror: Mirror = Mirror()
+    """What its containers ask of the mirrored resources; nothing where they do not."""
     daemon: bool = False
     """Owned by a DaemonSet or by the node itself: it does not keep a node from being idle."""
 
@@ -163,6 +174,8 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    mirror: Mirror | None = None
+    """What it advertises of its cards in sums; None where it does not, or not in one way."""
     cpu_milli: int
     """Allocatable millicores, before any pod."""
     memory_mib: int

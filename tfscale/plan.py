@@ -8,7 +8,7 @@ from itertools import chain
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import Event, State
-from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer
 from tfscale.quantity import usd_text
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Admit",
     "Adopt",
     "Advance",
+    "Advertise",
     "Assign",
     "Avoid",
     "Drain",
@@ -191,6 +192,20 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advertise:
+    """Write on a node what its cards have in all, for schedulers that add up."""
+
+    pool: str
+    node: str
+    mirror: Mirror
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"tell    {self.node}: {self.mirror.vram_mib} MiB, {self.mirror.mtflops} mTFLOPs ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Avoid:
     """Buy no node of an offer for these pods for a while: the node that was bought for them does not fit them."""
 
@@ -310,6 +325,7 @@ Action = (
     | Replay
     | Recover
     | Admit
+    | Advertise
     | Assign
     | Nominate
     | Avoid

@@ -16,7 +16,7 @@ from tfscale.kube.fields import named
 from tfscale.kube.port import GPU_POOLS, NODE_CLASSES, NODE_REQUESTS, Json, Kind
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.offline import offline
-from tfscale.plan import Action, Adopt, Assign, Drain, Drop, Launch, MarkIdle, Plan, Recover, Replay, Unguard, usd
+from tfscale.plan import Action, Adopt, Advertise, Assign, Drain, Drop, Launch, MarkIdle, Plan, Recover, Replay, Unguard, usd
 from tfscale.quantity import time_text, usd_text
 from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
@@ -186,6 +186,8 @@ def _target(action: Action) -> dict[str, Any]:
                 "usd_per_hour_each": None if price is None else usd_text(price),
                 "pods": sorted(pod for pods in action.pods for pod in pods),
             }
+        case Advertise():
+            found = {"node": action.node, "vramMib": action.mirror.vram_mib, "mtflops": action.mirror.mtflops}
         case MarkIdle():
             found = {"node": action.node, "since": None if action.since_s is None else time_text(action.since_s)}
         case Adopt() | Replay():

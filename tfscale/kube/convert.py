@@ -17,7 +17,7 @@ from typing import TypeVar
 from tfscale.errors import Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, named, tried
-from tfscale.kube.nodes import POOL_LABEL, idle_mark, machine_id, read_node
+from tfscale.kube.nodes import POOL_LABEL, advertisement, idle_mark, machine_id, read_node
 from tfscale.kube.pods import BoundPods, allocation, holds, keeps_busy, pool_name, read_demand, read_guest, waits
 from tfscale.kube.pools import FINALIZER, pool_object, read_pools, read_set_aside, set_aside_status, status_patch
 from tfscale.kube.port import Json
@@ -38,6 +38,7 @@ from tfscale.spec import suggest
 __all__ = [
     "FINALIZER",
     "BoundPods",
+    "advertisement",
     "allocation",
     "batch_settled",
     "idle_mark",

@@ -16,12 +16,12 @@ from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field, tried
 from tfscale.kube.pods import BoundPods
 from tfscale.kube.port import NODE_CLAIMS, Json
-from tfscale.kube.requests import GPU_RESOURCE, OWN_PREFIX
-from tfscale.model import CARD_MILLI, BoundPod, Gpu, Node
+from tfscale.kube.requests import GPU_RESOURCE, MIRRORS, OWN_PREFIX
+from tfscale.model import CARD_MILLI, BoundPod, Gpu, Mirror, Node
 from tfscale.quantity import time_text
 from tfscale.selectors import Taint
 
-__all__ = ["IDLE_SINCE", "POOL_LABEL", "idle_mark", "machine_id", "read_node"]
+__all__ = ["IDLE_SINCE", "POOL_LABEL", "advertisement", "idle_mark", "machine_id", "read_node"]
 
 POOL_LABEL = f"{OWN_PREFIX}/pool"
 IDLE_SINCE = f"{OWN_PREFIX}/idle-since"
@@ -141,11 +141,28 @@ def _shape(node: Field) -> Node:
         # Rounded down, unlike requests: what is not there cannot be given away.
         cpu_milli=int(allocatable.at("cpu").amount() * 1000),
         memory_mib=int(allocatable.at("memory").amount() / 2**20),
+        mirror=_mirror(node.at("status")),
         pods_max=int(pods.amount()) if pods.given else PODS_MAX,
         ready=ready,
         silent_since_s=silent_since_s,
         created_s=node.at("metadata", "creationTimestamp").seconds(),
     )
+
+
+def _mirror(status: Field) -> Mirror | None:
+    """Return what the node advertises of its cards; None where its capacity and what is allocatable of it are not the same."""
+    said = {tuple(status.at(place, name).value for name in MIRRORS) for place in ("capacity", "allocatable")}
+    amounts = [status.at("allocatable", name) for name in MIRRORS]
+    if len(said) > 1 or not all(amount.given for amount in amounts):
+        return None
+    vram_mib, mtflops = (int(amount.amount()) for amount in amounts)
+    return Mirror(vram_mib=vram_mib, mtflops=mtflops)
+
+
+def advertisement(mirror: Mirror) -> Json:
+    """Return the patch of a node's status that says what its cards have in all."""
+    amounts = {name: str(amount) for name, amount in zip(MIRRORS, (mirror.vram_mib, mirror.mtflops), strict=True)}
+    return {"status": {"capacity": amounts, "allocatable": amounts}}
 
 
 def _taint(item: Field) -> Taint:

@@ -14,7 +14,7 @@ from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.constraints import NOT_HONOURED, blocks, node_terms, tolerations
 from tfscale.kube.fields import Field, named, tried
-from tfscale.kube.requests import OWN_PREFIX, check_spelling, cpu_request, gpu_notes, gpu_request
+from tfscale.kube.requests import OWN_PREFIX, check_spelling, cpu_request, gpu_notes, gpu_request, mirrored
 from tfscale.kube.resources import pod_totals
 from tfscale.model import CARD_MILLI, DISRUPTED, BoundPod, Demand, GpuSlice, Guest, Request
 from tfscale.selectors import Taint, untolerated
@@ -200,6 +200,7 @@ def _read_bound(pod: Field, *, gpus: GpuTable, prefix: str, problems: list[Probl
         uid=tried(problems, lambda: pod.at("metadata", "uid").text(), ""),
         request=request or cpu_request(totals),
         slices=slices,
+        mirror=mirrored(totals),
         daemon=tried(problems, lambda: is_daemon(pod), False),  # noqa: FBT003 - unreadable is no daemon
     )
     return bound, fence

@@ -16,7 +16,8 @@ from tfscale.errors import BadInputError, Problem
 from tfscale.gpus import GpuTable
 from tfscale.kube.fields import Field
 from tfscale.kube.resources import Amounts, places_of
-from tfscale.model import Request
+from tfscale.mirror import mirror_of
+from tfscale.model import Mirror, Request
 from tfscale.quantity import mib_up, milli_up, percent_milli, quantity
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "cpu_request",
     "gpu_notes",
     "gpu_request",
+    "mirrored",
 ]
 
 TENSOR_FUSION = "tensor-fusion.ai"
@@ -81,6 +83,12 @@ def check_spelling(pod: Field, prefix: str, others: Collection[str]) -> None:
             raise BadInputError(Problem(where=pod.where, field="a key of metadata.annotations", value=path, want=want))
 
 
+def mirrored(totals: Amounts) -> Mirror:
+    """Return what a pod asks of the mirrored resources."""
+    vram_mib, mtflops = (-(-totals.get(name, Fraction(0)) // 1) for name in MIRRORS)
+    return Mirror(vram_mib=vram_mib, mtflops=mtflops)
+
+
 def cpu_request(totals: Amounts) -> Request:
     """Return the part of the request that every pod has."""
     zero = Fraction(0)
@@ -105,7 +113,9 @@ def gpu_request(pod: Field, totals: Amounts, notes: Notes, gpus: GpuTable) -> Re
         ask.refuse_leftovers()
         return cpu_request(totals)
     base = cpu_request(totals)
-    return replace(share, cpu_milli=base.cpu_milli, memory_mib=base.memory_mib, gpu_models=ask.models(gpus))
+    asked = replace(share, cpu_milli=base.cpu_milli, memory_mib=base.memory_mib, gpu_models=ask.models(gpus))
+    ask.check_mirrors(mirror_of(asked, gpus))
+    return asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,16 @@ class _Ask:
                 raise self.resource(name).refused(f"{VRAM_MIRROR} together with {COMPUTE_MIRROR}")
         vram_mib, mtflops = (-(-self.totals[name] // count) for name in MIRRORS)
         return Request(gpu_count=count, vram_mib=vram_mib, compute_mtflops=mtflops)
+
+    def check_mirrors(self, most: Mirror) -> None:
+        """Refuse mirrored resources beyond what the pod asks for: it would wait for a node although its cards are there."""
+        asked = mirrored(self.totals)
+        for name, amount, most_of_it in (
+            (VRAM_MIRROR, asked.vram_mib, most.vram_mib),
+            (COMPUTE_MIRROR, asked.mtflops, most.mtflops),
+        ):
+            if amount > most_of_it:
+                raise self.resource(name).refused(f"at most {most_of_it}, which is what its request means at least")
 
     def models(self, gpus: GpuTable) -> tuple[str, ...]:
         """Return the canonical names of the models that are accepted."""
