@@ -16,17 +16,19 @@ from tfscale.dump import Dump, read_dump
 from tfscale.errors import BadInputError
 from tfscale.kube.port import GPU_POOLS, NODE_CLAIMS, NODE_CLASSES, NODE_REQUESTS, NODES, Json, Kind
 from tfscale.lifecycle import State
-from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer
 from tfscale.plan import (
     Action,
     Admit,
     Adopt,
     Advance,
+    Advertise,
     Assign,
     Avoid,
     Drain,
     Drop,
     Forget,
+    Hold,
     Launch,
     MarkIdle,
     Nominate,
@@ -255,6 +257,12 @@ ACTIONS: list[tuple[Action, str, dict[str, object]]] = [
     (Replay(pool="p", batch=BATCH, why="y"), "replay", {"batch": "b"}),
     (Recover(pool="p", request=REQUEST, why="y"), "recover", ABOUT_REQUEST),
     (Admit(pool="p", request=REQUEST, node="n", why="y"), "admit", ABOUT_REQUEST),
+    (
+        Advertise(pool="p", node="n", mirror=Mirror(vram_mib=1, mtflops=2), why="y"),
+        "tell",
+        {"node": "n", "vramMib": 1, "mtflops": 2},
+    ),
+    (Hold(pool="p", request=REQUEST, node="n", why="y"), "hold", ABOUT_REQUEST),
     (
         Assign(pool="p", pod="x/a", uid="u", node="n", slices=(GpuSlice(gpu_id="0", vram_mib=1, compute_milli=2),), why="y"),
         "place",

@@ -23,14 +23,15 @@ from tfscale.status import PoolStatus, pool_statuses
 from tfscale.testing import FakeKube
 
 READY = Condition(type="Ready", status="True", reason="ModeAnswers")
+SUMS = {"tfscale.io/vram-mib": "46068", "tfscale.io/compute-mtflops": "242000"}
 NODE = {
     "metadata": {
         "name": "rack-1",
         "labels": {"tfscale.io/pool": "floor", "nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "23034"},
     },
     "status": {
-        "capacity": {"nvidia.com/gpu": "2"},
-        "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2"},
+        "capacity": {"nvidia.com/gpu": "2", **SUMS},
+        "allocatable": {"cpu": "16", "memory": "64Gi", "pods": "110", "nvidia.com/gpu": "2", **SUMS},
         "conditions": [{"type": "Ready", "status": "True"}],
     },
 }

@@ -34,6 +34,7 @@ from tfscale.plan import (
     Drain,
     Drop,
     Forget,
+    Hold,
     Launch,
     MarkIdle,
     Nominate,
@@ -161,6 +162,8 @@ class _Hands:
                 for uid in action.uids:
                     self._set_aside(action.pool, [(action.request.offer, uid, action.why)])
                 self._nominate(action.request, [uid for uid in action.request.nominated if uid not in action.uids])
+            case Hold():
+                self._mode(action.pool).hold([action.request.machine_id])
             case Release():
                 return self._release(action)
             case Unguard():

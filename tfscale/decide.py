@@ -15,8 +15,10 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from tfscale.disruption import replaceable
-from tfscale.draining import displaced, drains, reserved, taken_back
+from tfscale.draining import displaced, drains, filled, reserved, taken_back
+from tfscale.errors import Problem
 from tfscale.giving_back import Timed, free, idle, release, returns
+from tfscale.headroom import free_pct, needed, split, standing
 from tfscale.lifecycle import State
 from tfscale.market import Stock, Supply, set_aside, usable, within
 from tfscale.mirror import advertised
@@ -102,11 +104,15 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     on_the_way = pack(waiting, [*coming, *silent], pinned=_nominations(book, {node.name: node.name for node in coming}))
     unserved = [left.demand for left in on_the_way.left]
 
-    freed = free(cluster, pool, book, chosen)
+    there = [node for node in filled(moves.nodes, on_nodes.placed) if node.ready and not node.fenced]
+    kept = _kept(cluster, pool, supply, there)
+    freed = free(cluster, pool, book, chosen, kept)
     running = {demand.uid for demand in moves.demands}
     doubt = _doubt(nodes, silent)
-    bought = _held(unserved, doubt) if doubt else _buy(cluster, pool, book, stock, supply, unserved)
-    awaited = chosen | moves.nodes_awaited(cluster, bought_for)
+    held_back = _held_back(pool, book, [*there, *filled(_ordered(book, pool, coming), on_the_way.placed), *silent])
+    wanted = [*unserved, *held_back]
+    bought = _held(wanted, doubt) if doubt else _buy(cluster, pool, book, stock, supply, wanted)
+    awaited = chosen | kept.keys() | moves.nodes_awaited(cluster, bought_for)
     unused = idle(cluster, pool, book, awaited) if returns(pool, supply) else Timed()
     plan = Plan(
         actions=(
@@ -127,7 +133,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
             if demand.uid in bought.left and demand.uid not in running
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
-        problems=(*book.problems.values(), *book.doubts),
+        problems=(*book.problems.values(), *book.doubts, *_without_headroom(pool, there, held_back, bought)),
         recheck_s=_earliest((book.recheck_s, unused.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
@@ -266,6 +272,46 @@ def _nominate(book: Book, coming: Sequence[Node], on_the_way: Packing) -> list[A
         for request in book.requests
         if request.name in kept and (uids := tuple(sorted(kept[request.name]))) != request.nominated
     ]
+
+
+# --- what is held back ---
+
+
+def _kept(cluster: Cluster, pool: Pool, supply: Supply | None, there: Sequence[Node]) -> dict[str, str]:
+    """Return the nodes that must stay although their pods alone would not keep them, with the reason."""
+    if supply is None or pool.deleting:
+        return {}
+    held = {machine.id for machine in cluster.machines.get(pool.name, ()) if machine.held}
+    sticky = {node.name for node in there if node.machine_id in held or (node.idle_since_s is None and node.pods)}
+    spare = needed(pool, there, sticky)
+    apart = split(there, spare) if supply.reclaims_idle else set()
+    return dict.fromkeys(spare, f"{pool.headroom_pct}% headroom needs it") | dict.fromkeys(
+        apart, "its pods would fit elsewhere in sums, and not card by card"
+    )
+
+
+def _ordered(book: Book, pool: Pool, coming: Sequence[Node]) -> list[Node]:
+    """Return the nodes on their way, also those of calls whose outcome is not known yet."""
+    known = {node.name for node in coming}
+    blind = [r for r in book.requests if r.state is State.REQUESTED and r.name not in known and book.expected[r.name]]
+    return [*coming, *(imagine(book.expected[request.name][0], name=request.name, pool=pool.name) for request in blind)]
+
+
+def _held_back(pool: Pool, book: Book, nodes: Sequence[Node]) -> list[Demand]:
+    """Return demand for missing headroom; none while a node is on its way of which nobody knows what it will be."""
+    on_the_way = (request for request in book.requests if request.state in {State.REQUESTED, State.LAUNCHED, State.REGISTERED})
+    unknown = any(not book.expected[request.name] for request in on_the_way)
+    return [] if unknown or pool.deleting or not pool.headroom_pct else standing(pool, nodes)
+
+
+def _without_headroom(pool: Pool, there: Sequence[Node], asked: Sequence[Demand], bought: _Bought) -> list[Problem]:
+    """Return the problem that headroom is missing and cannot be bought."""
+    left = [demand for demand in asked if demand.uid in bought.left]
+    if not left:
+        return []
+    why = "; ".join(bought.left[left[0].uid]) or "nothing is on offer"
+    want = f"room for {len(left)} more pods like most of its pods; {free_pct(there):.0f}% are free: {why}"
+    return [Problem(where=f"gpupool {pool.name}", field="spec.headroom.percent", value=str(pool.headroom_pct), want=want)]
 
 
 # --- buying ---------------------------------------------------------------------------------------------------------

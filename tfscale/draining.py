@@ -14,7 +14,7 @@ from tfscale.pool import Pool
 from tfscale.records import Book
 from tfscale.slicing import Left, Packing, Placed, pack
 
-__all__ = ["Moves", "displaced", "drains", "reserved", "taken_back"]
+__all__ = ["Moves", "displaced", "drains", "filled", "reserved", "taken_back"]
 
 
 def displaced(cluster: Cluster, book: Book) -> list[Demand]:
@@ -47,7 +47,7 @@ class Moves:
         others = [demand for demand in self.demands if demand.uid not in self.housed]
         if not others:
             return self
-        found = pack(others, _filled(self.nodes, packing.placed))
+        found = pack(others, filled(self.nodes, packing.placed))
         housed = {placed.demand.uid: placed.node for placed in found.placed}
         return replace(self, housed={**self.housed, **housed}, left=found.left)
 
@@ -62,7 +62,7 @@ def reserved(demands: Sequence[Demand], nodes: Sequence[Node], pinned: Mapping[s
     bought_for = [demand for demand in demands if demand.uid in pinned]
     packing = pack(bought_for, nodes, pinned=pinned) if bought_for else Packing(placed=(), left=())
     kept = [placed for placed in packing.placed if placed.node == pinned[placed.demand.uid]]
-    return Moves(demands=demands, nodes=_filled(nodes, kept), housed={placed.demand.uid: placed.node for placed in kept})
+    return Moves(demands=demands, nodes=filled(nodes, kept), housed={placed.demand.uid: placed.node for placed in kept})
 
 
 def taken_back(cluster: Cluster, book: Book) -> dict[str, tuple[str, ...]]:
@@ -112,7 +112,7 @@ def _draining(book: Book) -> list[tuple[NodeRequest, Disruption]]:
     ]
 
 
-def _filled(nodes: Sequence[Node], placed: Iterable[Placed]) -> list[Node]:
+def filled(nodes: Sequence[Node], placed: Iterable[Placed]) -> list[Node]:
     """Return the nodes as if these pods were there."""
     more: dict[str, list[BoundPod]] = {}
     for one in placed:

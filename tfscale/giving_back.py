@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Supply
 from tfscale.model import Cluster
-from tfscale.plan import Action, MarkIdle, Release, Terminate, Unguard
+from tfscale.plan import Action, Hold, MarkIdle, Release, Terminate, Unguard
 from tfscale.pool import Pool
 from tfscale.records import Book
 
@@ -23,14 +23,27 @@ class Timed:
     recheck_s: int | None = None
 
 
-def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str]) -> Timed:
-    """Leave nodes that were kept for their first pod to whoever removes idle nodes. `chosen` get a pod in this plan."""
+def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept: Mapping[str, str]) -> Timed:
+    """Leave nodes that were kept to whoever removes idle nodes, and keep others from him.
+
+    `chosen` get a pod in this plan; `kept` are the nodes that he must not remove, with the reason.
+    """
     machines = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
     actions: list[Action] = []
     due: list[int] = []
     for request in book.requests:
         machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
-        if machine is None or machine.protected_until_s is None or machine.stopping:
+        if machine is None or machine.stopping:
+            continue
+        if node is not None and node.name in kept:
+            if not machine.held:
+                actions.append(Hold(pool=pool.name, request=request, node=node.name, why=kept[node.name]))
+            continue
+        if machine.held:
+            why = "it is not needed whatever becomes of the others"
+            actions.append(Release(pool=pool.name, request=request, node=node.name if node else "", overdue=True, why=why))
+            continue
+        if machine.protected_until_s is None:
             continue
         used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
         if not used and cluster.now_s < machine.protected_until_s:

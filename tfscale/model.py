@@ -249,6 +249,8 @@ class Machine:
     launched_s: int | None = None
     protected_until_s: int | None = None
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""
+    held: bool = False
+    """Kept from whoever removes nodes until it is released, whatever comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

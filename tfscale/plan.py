@@ -22,6 +22,7 @@ __all__ = [
     "Drain",
     "Drop",
     "Forget",
+    "Hold",
     "Launch",
     "MarkIdle",
     "Nominate",
@@ -278,6 +279,20 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Keep a node from whoever removes nodes, until it is released."""
+
+    pool: str
+    request: NodeRequest
+    node: str
+    why: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"hold    {self.request.machine_id} {self.node} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Leave a node to whoever removes idle nodes: until now it was kept for its first pod."""
 
@@ -333,6 +348,7 @@ Action = (
     | Launch
     | Drain
     | Terminate
+    | Hold
     | Release
     | Forget
     | Drop

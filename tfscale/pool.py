@@ -55,6 +55,8 @@ class Pool:
     """The mode's own settings, checked by the mode."""
     wanted: OfferFilter = OfferFilter()
     limits: Limits = Limits()
+    headroom_pct: int = 0
+    """How much of the VRAM and of the compute of its cards is to be free, in per cent of what they have."""
     idle_after_s: int = 300
     launch_within_s: int = 300
     """A machine that the cloud does not run by then is given back. Karpenter's launch timeout is 5 min too."""

@@ -111,6 +111,9 @@ class Metal3Mode:
                 if self._machine(host).id in machine_ids and self._is_ours(host):
                     self._patch(host, metadata={}, spec={"online": False, "consumerRef": None})
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody else removes these machines."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: no host is protected from anybody."""
 

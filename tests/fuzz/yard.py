@@ -130,6 +130,9 @@ class _Yard:
             self._world.check_return(machine_id)
         self._gate.passes("terminate", lambda: _terminate(self._world, machine_ids))
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        raise AssertionError(f"nobody else removes machines: {machine_ids}")
+
     def release(self, machine_ids: Sequence[str]) -> None:
         raise AssertionError(f"nothing is protected: {machine_ids}")
 

@@ -121,6 +121,9 @@ class ShelfMode:
             if machine.id in machine_ids:
                 self.shelf.machines[machine.id] = replace(machine, stopping=True)
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody else removes these machines."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nothing is protected."""
 

@@ -56,11 +56,16 @@ class _Limits(Spec):
     usd_per_hour: Usd | None = None
 
 
+class _Headroom(Spec):
+    percent: Annotated[int, Field(ge=0, le=90)] = 0
+
+
 class _GpuPool(Spec):
     mode: Annotated[str, Field(min_length=1)]
     options: dict[str, JsonValue] = Field(default_factory=dict)
     offers: _Offers = _Offers()
     limits: _Limits = _Limits()
+    headroom: _Headroom = _Headroom()
     idle_after: Duration = _DEFAULTS.idle_after_s
     launch_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.launch_within_s
     register_within: Annotated[Duration, Field(ge=1)] = _DEFAULTS.register_within_s
@@ -94,6 +99,7 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         options=spec.options,
         wanted=_wanted(place, spec, gpus),
         limits=Limits(nodes=spec.limits.nodes, gpus=spec.limits.gpus, micro_usd=spec.limits.usd_per_hour),
+        headroom_pct=spec.headroom.percent,
         idle_after_s=spec.idle_after,
         launch_within_s=spec.launch_within,
         register_within_s=spec.register_within,
@@ -189,6 +195,7 @@ def pool_object(pool: Pool) -> Json:
     spec = {
         "mode": pool.mode,
         **{key: part for key, part in parts.items() if part},
+        "headroom": {"percent": pool.headroom_pct} if pool.headroom_pct else None,
         "idleAfter": duration_text(pool.idle_after_s),
         "launchWithin": duration_text(pool.launch_within_s),
         "registerWithin": duration_text(pool.register_within_s),

@@ -128,8 +128,16 @@ class ScalingMode(Protocol):
         """
         ...
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Protect machines whose nodes are there from whoever removes nodes, until they are released; ``held`` afterwards.
+
+        Where ``reclaims_idle`` is False there is nobody, and nothing is done. A machine that is gone or not of this pool is
+        left alone.
+        """
+        ...
+
     def release(self, machine_ids: Sequence[str]) -> None:
-        """Protect machines no longer from whoever removes idle nodes; ``protected_until_s`` is None afterwards.
+        """Protect machines no longer from whoever removes nodes; ``protected_until_s`` is None afterwards, ``held`` False.
 
         A machine that is gone, not protected or not of this pool is left alone. What others protect stays protected.
         """

@@ -177,6 +177,9 @@ class Ec2Mode:
         for start in range(0, len(wanted), _TERMINATE_AT_ONCE):
             self._terminate(wanted[start : start + _TERMINATE_AT_ONCE])
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody but us removes these machines."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nobody but us removes these nodes."""
 

@@ -144,6 +144,11 @@ class _Guard:
         with _contained("terminate", self._pool):
             self._mode.terminate(machine_ids)
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Hold machines."""
+        with _contained("hold", self._pool):
+            self._mode.hold(machine_ids)
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Release machines."""
         with _contained("release", self._pool):

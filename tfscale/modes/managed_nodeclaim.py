@@ -124,6 +124,9 @@ class ManagedNodeClaimMode:
         """Delete those of the claims that are this pool's."""
         self._claims.delete(machine_ids)
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody but us removes these nodes."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nobody but us removes these nodes."""
 

@@ -18,6 +18,7 @@ from tfscale.selectors import Taint
 __all__ = [
     "BATCH",
     "EPOCH",
+    "HELD",
     "MODE",
     "PROTECTED",
     "claim",
@@ -35,6 +36,8 @@ BATCH = f"{OWN_PREFIX}/batch"
 EPOCH = f"{OWN_PREFIX}/epoch"
 PROTECTED = f"{OWN_PREFIX}/protected"
 """Says that ``do-not-disrupt`` is ours to take off."""
+HELD = f"{OWN_PREFIX}/held"
+"""Says of a node that it is to stay: ``true`` where ``do-not-disrupt`` is ours to take off, ``kept`` where it was there."""
 
 MOST_TYPES = 60
 """Karpenter's own limit on the types of one launch."""

@@ -100,6 +100,9 @@ class _Offline:
         """Raise ``ModeError``."""
         raise ModeError(f"a plan calls no cloud: machines {', '.join(machine_ids)}")
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nothing is really there."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Raise ``ModeError``."""
         raise ModeError(f"a plan calls no cloud: machines {', '.join(machine_ids)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -16,13 +17,15 @@ from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, 
 from tfscale.modes.nodeclaim_drift import karpenters_drift, unwanted
 from tfscale.modes.nodeclaim_labels import DO_NOT_DISRUPT, NODE_POOL
 from tfscale.modes.nodeclaim_options import ReuseOptions, canonical, catalogue_of, options_of
-from tfscale.modes.nodeclaim_order import PROTECTED, condition, covered, sorted_names
+from tfscale.modes.nodeclaim_order import HELD, PROTECTED, condition, covered, sorted_names
 from tfscale.modes.nodeclaim_pools import NodePool, read_node_pool
 from tfscale.modes.nodeclaim_sources import Source, candidate, sources_of
 from tfscale.modes.nodeclaim_types import NodeType, known_types, living, type_problems, wanted_types
 from tfscale.spec import suggest
 
 __all__ = ["ReuseNodeClaimMode"]
+
+log = logging.getLogger(__name__)
 
 _TRIES = 3
 """How often the protection is taken off again after somebody else wrote in between."""
@@ -112,6 +115,7 @@ class ReuseNodeClaimMode:
                     machine,
                     outdated=karpenters_drift(claim) or unwanted(machine, self._wanted),
                     protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)),
+                    held=_is_held(nodes.get(machine.provider_id)),
                 )
                 for claim in self._claims.all()
                 for machine in (self._claims.machine(claim),)
@@ -120,6 +124,14 @@ class ReuseNodeClaimMode:
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Delete those of the claims that are this pool's."""
         self._claims.delete(machine_ids)
+
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Keep the nodes of these claims from disruption. One that somebody else keeps is only noted."""
+        with translated("hold"):
+            nodes = self._nodes()
+            for claim in self._claims.all():
+                if claim["metadata"]["name"] in machine_ids:
+                    self._mark(nodes.get(self._claims.machine(claim).provider_id))
 
     def release(self, machine_ids: Sequence[str]) -> None:
         """Take the protection off nodes and claims, where it is ours. Karpenter looks at the node alone.
@@ -141,6 +153,19 @@ class ReuseNodeClaimMode:
     def acknowledge(self, notices: Sequence[Notice]) -> None:
         """Do nothing: there are no notices."""
 
+    def _mark(self, node: Json | None) -> None:
+        if node is None or _is_held(node):
+            return
+        meta = node["metadata"]
+        notes = meta.get("annotations") or {}
+        ours = not notes.keys().isdisjoint({PROTECTED, HELD}) or notes.get(DO_NOT_DISRUPT) != "true"
+        annotations = {DO_NOT_DISRUPT: "true", HELD: "true" if ours else "kept", PROTECTED: None}
+        expected = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        try:
+            self._kube.patch(NODES, meta["name"], {"metadata": {**expected, "annotations": annotations}})
+        except (ConflictError, NotFoundError):
+            log.debug("node %s was written meanwhile: looked at again in the next round", meta["name"])
+
     def _unmark(self, kind: Kind, obj: Json | None) -> None:
         """Take our protection off an object. Where somebody wrote it since, as Karpenter often does, it is looked at again."""
         for left in reversed(range(_TRIES)):
@@ -148,7 +173,8 @@ class ReuseNodeClaimMode:
                 return
             meta = obj["metadata"]
             expected = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
-            annotations = {DO_NOT_DISRUPT: None, PROTECTED: None}
+            others = meta["annotations"].get(HELD) == "kept"
+            annotations = {PROTECTED: None, HELD: None} | ({} if others else {DO_NOT_DISRUPT: None})
             try:
                 self._kube.patch(kind, meta["name"], {"metadata": {**expected, "annotations": annotations}})
             except NotFoundError:
@@ -173,7 +199,7 @@ class ReuseNodeClaimMode:
         return {node["spec"]["providerID"]: node for node in listed if node["spec"].get("providerID")}
 
     def _protected_until_s(self, claim: Json, node: Json | None) -> int | None:
-        if not any(_is_marked(obj) for obj in (claim, node) if obj):
+        if not any(PROTECTED in (obj["metadata"].get("annotations") or {}) for obj in (claim, node) if obj):
             return None
         root = named("nodeclaim", claim)
         initialized = condition(root, "Initialized")
@@ -248,7 +274,12 @@ class _View:
 
 
 def _is_marked(obj: Json) -> bool:
-    return PROTECTED in (obj["metadata"].get("annotations") or {})
+    return not {PROTECTED, HELD}.isdisjoint(obj["metadata"].get("annotations") or {})
+
+
+def _is_held(node: Json | None) -> bool:
+    notes = (node["metadata"].get("annotations") or {}) if node else {}
+    return HELD in notes and notes.get(DO_NOT_DISRUPT) == "true"
 
 
 _: type[ScalingMode] = ReuseNodeClaimMode

@@ -53,6 +53,9 @@ class StaticMode:
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: no machine here was launched by tfscale."""
 
+    def hold(self, machine_ids: Sequence[str]) -> None:
+        """Do nothing: nobody removes these nodes."""
+
     def release(self, machine_ids: Sequence[str]) -> None:
         """Do nothing: nothing here is protected."""
 
