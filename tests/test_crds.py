@@ -106,11 +106,15 @@ def read_paths(kind: Kind) -> set[str]:
     return {path for path in found if not any(one.startswith((f"{path}.", f"{path}[]")) for one in found | known)}
 
 
+NESTED = {"headroom", "limits"}
+"""What has keys of its own."""
+
+
 def keys_of_pool_spec() -> set[str]:
     """Return the keys that the reader of pools knows, as it tells them to who writes an unknown one."""
-    spec = {f"spec.{key}" for key in known_keys("spec") if key not in {"offers", "limits"}}
+    spec = {f"spec.{key}" for key in known_keys("spec") if key not in NESTED | {"offers"}}
     offers = {f"spec.offers.{key}[]" for key in known_keys("spec.offers")}
-    return spec | offers | {f"spec.limits.{key}" for key in known_keys("spec.limits")}
+    return spec | offers | {f"spec.{outer}.{key}" for outer in NESTED for key in known_keys(f"spec.{outer}")}
 
 
 def known_keys(path: str) -> list[str]:

@@ -180,7 +180,7 @@ def test_a_recorded_machine_is_neither_lost_nor_bought_again() -> None:
     dump = example(EC2, (NODE_REQUESTS, record))
     found = planned(Dump(objects={key: obj for key, obj in dump.objects.items() if key[2] != "llm-0"}))
 
-    assert {Assign} == {type(action) for action in found.plan.actions}
+    assert {Advertise, Assign} == {type(action) for action in found.plan.actions}
     assert "-> ip-10-0-1-88.ec2.internal" in "\n".join(found.lines())
 
 

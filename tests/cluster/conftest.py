@@ -41,6 +41,12 @@ def kube(control_plane: ControlPlane) -> KubeClient:
 @pytest.fixture
 def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
     """Give a cluster with Karpenter, kwok, a node class and a NodePool."""
+    karpenter_on(control_plane, kube)
+    return kube
+
+
+def karpenter_on(control_plane: ControlPlane, kube: KubeClient) -> None:
+    """Start Karpenter and kwok in a cluster, and make a node class and a NodePool."""
     define(kube, *sorted((TOOLS / "crds").glob("*.yaml")))
     control_plane.start_karpenter([instance_type(name, ZONES) for name in TYPES])
     control_plane.start_kwok()
@@ -50,7 +56,6 @@ def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
     pool = {"metadata": {"name": "gpu"}, "spec": {"template": template, "disruption": disruption}}
     kube.create(NODE_POOLS, {"apiVersion": NODE_POOLS.api_version, "kind": NODE_POOLS.kind, **pool})
     eventually(lambda: condition(kube.get(NODE_POOLS, "gpu"), "Ready"), "the NodePool is Ready")
-    return kube
 
 
 @pytest.fixture

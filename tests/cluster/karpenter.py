@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfscale.catalogue import snapshot
+from tfscale.gpus import GpuTable
 from tfscale.kube.convert import pool_object
 from tfscale.kube.port import NODE_CLASSES, NODES, PODS, Json, Kube
+from tfscale.mirror import mirror_of
+from tfscale.model import Request
 from tfscale.pool import OfferFilter, Pool
 
 KWOK_CLASS = next(kind for kind in NODE_CLASSES if kind.kind == "KWOKNodeClass")
@@ -79,10 +82,17 @@ def pool_of(mode: str, *, idle_after_s: int = 5) -> Json:
     return pool_object(Pool(name="pool", mode=mode, options=POOLS[mode], wanted=wanted, idle_after_s=idle_after_s))
 
 
-def create_pods(kube: Kube, count: int, *, first: int = 0, whole: bool = False) -> None:
-    """Create pods of which two share a card, or each takes a whole one."""
+def create_pods(kube: Kube, count: int, *, first: int = 0, whole: bool = False, mirrored: bool = False) -> None:
+    """Create pods of which two share an L4, or each takes a whole one, with or without the mirrored resources."""
     share = {"tfscale.io/vram-request": "8Gi", "tfscale.io/compute-percent-request": "100" if whole else "40"}
-    container = {"name": "main", "image": "example/main", "resources": {"requests": {"cpu": "300m", "memory": "1Gi"}}}
+    asked = Request(gpu_count=1, vram_mib=8_192, compute_milli=1_000 if whole else 400, gpu_models=("L4",))
+    sums = mirror_of(asked, GpuTable())
+    mirrors = {"tfscale.io/vram-mib": str(sums.vram_mib), "tfscale.io/compute-mtflops": str(sums.mtflops)}
+    requests = {"cpu": "300m", "memory": "1Gi", **(mirrors if mirrored else {})}
+    if mirrored:
+        share["tfscale.io/gpu-model"] = "L4"
+    limits = mirrors if mirrored else {}
+    container = {"name": "main", "image": "example/main", "resources": {"requests": requests, "limits": limits}}
     spec = {"schedulerName": "tfscale", "terminationGracePeriodSeconds": 0, "containers": [container]}
     for index in range(first, first + count):
         kube.create(PODS, {"metadata": {"name": f"pod-{index}", "annotations": share}, "spec": spec}, namespace="default")

@@ -195,7 +195,7 @@ def pool_object(pool: Pool) -> Json:
     spec = {
         "mode": pool.mode,
         **{key: part for key, part in parts.items() if part},
-        "headroom": {"percent": pool.headroom_pct} if pool.headroom_pct else None,
+        "headroom": {"percent": pool.headroom_pct},
         "idleAfter": duration_text(pool.idle_after_s),
         "launchWithin": duration_text(pool.launch_within_s),
         "registerWithin": duration_text(pool.register_within_s),
