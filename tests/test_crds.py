@@ -120,7 +120,8 @@ def keys_of_pool_spec() -> set[str]:
 def known_keys(path: str) -> list[str]:
     """Return what may stand at one place of a pool's spec."""
     spec: Json = {"mode": "ec2"}
-    {"spec": spec, "spec.offers": spec.setdefault("offers", {}), "spec.limits": spec.setdefault("limits", {})}[path]["?"] = 1
+    place = spec if path == "spec" else spec.setdefault(path.removeprefix("spec."), {})
+    place["?"] = 1
     _, problems = pools.read_pools([{"metadata": {"name": "p"}, "spec": spec}], gpus=GPUS)
     (want,) = [problem.want for problem in problems if problem.value == "?"]
     return want.removeprefix("one of ").split(", ")

@@ -106,7 +106,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
 
     there = [node for node in filled(moves.nodes, on_nodes.placed) if node.ready and not node.fenced]
     kept = _kept(cluster, pool, supply, there)
-    freed = free(cluster, pool, book, chosen, kept)
+    freed = free(cluster, pool, book, chosen, kept if supply and supply.reclaims_idle else {})
     running = {demand.uid for demand in moves.demands}
     doubt = _doubt(nodes, silent)
     held_back = _held_back(pool, book, [*there, *filled(_ordered(book, pool, coming), on_the_way.placed), *silent])
