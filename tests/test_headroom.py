@@ -92,8 +92,8 @@ def test_headroom_that_limits_forbid_is_told_with_what_is_free() -> None:
     plan = plan_with(world(full("a", 500, 500), pools=(replace(HELD_BACK, limits=Limits(nodes=1)),)), T4)
     (problem,) = plan.problems
 
-    assert ("spec.headroom.percent", "40") == (problem.field, problem.value)
-    assert problem.want.startswith("room for 2 more pods like most of its pods; 0% are free: limit reached")
+    assert ("headroom", "0%") == (problem.field, problem.value)
+    assert problem.want.startswith("40%, room for 2 more pods like most of its pods: limit reached")
     assert () == plan.unmet
 
 

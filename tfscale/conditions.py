@@ -115,7 +115,13 @@ def _reason(error: TfscaleError) -> str:
             return "ModeFailed"
 
 
-_REASONS = {"spec.mode": "BadMode", "spec.options": "BadOptions", "spec": "BadSpec", "metadata": "BadName"}
+_REASONS = {
+    "spec.mode": "BadMode",
+    "spec.options": "BadOptions",
+    "spec": "BadSpec",
+    "metadata": "BadName",
+    "headroom": "HeadroomMissing",
+}
 
 
 def _part(problem: Problem) -> str:

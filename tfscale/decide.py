@@ -310,8 +310,8 @@ def _without_headroom(pool: Pool, there: Sequence[Node], asked: Sequence[Demand]
     if not left:
         return []
     why = "; ".join(bought.left[left[0].uid]) or "nothing is on offer"
-    want = f"room for {len(left)} more pods like most of its pods; {free_pct(there):.0f}% are free: {why}"
-    return [Problem(where=f"gpupool {pool.name}", field="spec.headroom.percent", value=str(pool.headroom_pct), want=want)]
+    want = f"{pool.headroom_pct}%, room for {len(left)} more pods like most of its pods: {why}"
+    return [Problem(where=f"gpupool {pool.name}", field="headroom", value=f"{free_pct(there):.0f}%", want=want)]
 
 
 # --- buying ---------------------------------------------------------------------------------------------------------

@@ -106,6 +106,18 @@ class EndingContract:
                 assert expected == {m.id: (m.protected_until_s, m.stopping) for m in buyer.mode.observe()}
         assert bought <= set(ground.really_there())
 
+    def test_a_hold_ends_nothing_and_is_over_when_released(self, ground: Ground, buyer: Buyer, others: set[str]) -> None:
+        """Once or twice, and whoever else is named: where nobody removes machines there is nothing to hold."""
+        bought = {machine.id for machine in buyer.bought(2)}
+        for _ in range(2):
+            buyer.mode.hold(sorted({*bought, *others, _UNKNOWN}))
+        held = {machine.id for machine in buyer.mode.observe() if machine.held}
+        buyer.mode.release(sorted(bought))
+
+        assert held <= (bought if buyer.mode.reclaims_idle else set())
+        assert not any(machine.held for machine in buyer.mode.observe())
+        assert bought | others <= set(ground.really_there())
+
     def test_what_is_not_ours_or_gone_is_not_released(self, ground: Ground, buyer: Buyer, others: set[str]) -> None:
         """It is no error, and the protection of another pool's machines stays."""
         neighbour = Buyer(ground, _NEIGHBOUR)
