@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand
+from tfscale.failures import OTHERS_FIRST
 from tfscale.market import EVERYTHING, Supply, set_aside, usable
 from tfscale.model import Offer
 from tfscale.pool import SetAside
@@ -31,6 +32,7 @@ def left(names: tuple[str, ...], *offers: Offer) -> list[tuple[str, tuple[str, .
         ((), [(PLACED.id, ("subnet-1", "subnet-2")), (SPOT.id, ())]),
         (("*/*/spot",), [(PLACED.id, ("subnet-1", "subnet-2"))]),
         ((EVERYTHING,), []),
+        ((OTHERS_FIRST,), []),
         (("subnet-1",), [(PLACED.id, ("subnet-2",)), (SPOT.id, ())]),
         (("subnet-1", "subnet-2"), [(SPOT.id, ())]),
         ((T4.id,), [(SPOT.id, ())]),
@@ -50,6 +52,7 @@ def test_a_name_leaves_out_all_that_it_stands_for(names: tuple[str, ...], expect
         ("subnet-1", POOL.set_aside_s),
         ("t", 3_600),
         (EVERYTHING, 5),
+        (OTHERS_FIRST, 30),
     ],
 )
 def test_only_what_was_paid_for_is_left_out_for_an_hour(name: str, seconds: int) -> None:
@@ -70,13 +73,17 @@ def test_a_pause_is_longer_each_time_and_short_at_most() -> None:
     assert [5, 10, 20, 40, 40, 5] == lengths_s
 
 
-def test_who_waits_is_told_of_a_pause() -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [(EVERYTHING, "its cloud wants a pause: */*/*"), (OTHERS_FIRST, "a launch was stuck, and others are to have their turn: *")],
+)
+def test_who_waits_is_told_of_a_pause(name: str, why: str) -> None:
     """It is no lack of capacity."""
-    pool = replace(POOL, set_aside=(SetAside(offer=EVERYTHING, until_s=NOW_S + 5, reason="slow down"),))
+    pool = replace(POOL, set_aside=(SetAside(offer=name, until_s=NOW_S + 5, reason="slow down"),))
     lines, retry_s = usable(cluster(), pool, Supply(offers=[T4])).obstacles(demand("p", HALF))
 
     assert NOW_S + 5 == retry_s
-    assert ["its cloud wants a pause: */*/*"] == [line.partition(";")[0] for line in lines]
+    assert [why] == [line.partition(";")[0] for line in lines]
 
 
 @given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 8))

@@ -14,7 +14,8 @@ from tfscale.kube.crds import OUR_KINDS, definition
 from tfscale.kube.port import CRDS, LAUNCH_BATCHES, NODE_REQUESTS, Json, Kind, Kube
 from tfscale.kube.records import read_node_request, write_batch, write_request
 from tfscale.lifecycle import State
-from tfscale.plan import Action, Adopt, Advance, Plan
+from tfscale.model import Trouble
+from tfscale.plan import Action, Adopt, Advance, Forget, Plan
 from tfscale.testing import FakeKube
 
 THEIRS = {
@@ -101,3 +102,36 @@ def test_a_record_that_was_deleted_is_not_made_again_by_its_status() -> None:
 
     assert isinstance(outcome.error, NotFoundError)
     assert [] == kube.list(NODE_REQUESTS).items
+
+
+STUCK = Trouble(reason="LaunchFailed", message="no subnet")
+
+
+def test_a_machine_that_is_only_tried_is_not_launched_and_its_record_says_why() -> None:
+    """Once it runs, the record takes that back."""
+    kube = recorded()
+    carried_out(kube, replace(advance(State.LAUNCHED), trouble=STUCK))
+    launched = condition(kube, "Launched")
+    carried_out(kube, advance(State.LAUNCHED))
+
+    assert ("Unknown", "LaunchFailed", "no subnet") == (launched["status"], launched["reason"], launched["message"])
+    assert ("True", "Launched", "") == tuple(condition(kube, "Launched")[key] for key in ("status", "reason", "message"))
+
+
+def test_a_record_that_goes_says_why_to_whoever_watches() -> None:
+    """Its last words are those of whoever gave its machine up; it stays in its state, and goes again after a crash."""
+    kube = recorded()
+    version = kube.list(NODE_REQUESTS).resource_version
+    trouble = Trouble(reason="InsufficientCapacityError", message="no g6.xlarge")
+    carried_out(kube, Forget(pool="inference", request=LAUNCHED, node="", trouble=trouble, why=f"it went: {trouble}"))
+    words, gone, *_ = kube.watch(NODE_REQUESTS, resource_version=version, timeout_s=0)
+    (ready,) = (one for one in words.object["status"]["conditions"] if one["type"] == "Ready")
+
+    assert ("False", trouble.reason, f"it went: {trouble}") == (ready["status"], ready["reason"], ready["message"])
+    assert (State.LAUNCHED, "DELETED") == (words.object["status"]["state"], gone.type)
+
+
+def condition(kube: Kube, name: str) -> Json:
+    """Return one condition of the record."""
+    found = kube.get(NODE_REQUESTS, LAUNCHED.name)["status"]["conditions"]
+    return next(one for one in found if one["type"] == name)

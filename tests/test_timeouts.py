@@ -11,7 +11,7 @@ from tests.facts import BATCH, L4, NOW_S, POOL, T4, cluster, demand, kinds, mach
 from tfscale.conditions import of_request
 from tfscale.decide import Policy, Supply, decide
 from tfscale.lifecycle import Event, State
-from tfscale.model import UNREGISTERED, Cluster, Node
+from tfscale.model import UNREGISTERED, Cluster, Node, Trouble
 from tfscale.plan import Admit, Advance, Assign, Avoid, Forget, Launch, Nominate, Terminate
 from tfscale.scenario import Scenario
 from tfscale.selectors import Taint
@@ -31,7 +31,7 @@ def joined(age_s: int, **changes: Any) -> Node:  # noqa: ANN401 - any field of a
 
 
 PENDING = {"inference": (machine("a", started=False),)}
-STUCK = {"inference": (machine("a", started=False, trouble="LaunchFailed: no subnet"),)}
+STUCK = {"inference": (machine("a", started=False, trouble=Trouble(reason="LaunchFailed", message="no subnet")),)}
 LATE: list[tuple[Cluster, Event, str, str]] = [
     (
         waiting(State.LAUNCHED, POOL.launch_within_s, machines=PENDING),

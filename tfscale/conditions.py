@@ -12,7 +12,7 @@ from typing import Literal
 from tfscale.errors import CloudUnreachableError, CredentialsError, Problem, TfscaleError
 from tfscale.lifecycle import Event, State
 
-__all__ = ["STEPS", "Condition", "of_pool", "of_request", "settled", "updated"]
+__all__ = ["STEPS", "Condition", "of_pool", "of_request", "says", "settled", "updated"]
 
 MOST_PROBLEMS = 3
 """How many problems a message tells; correcting them shows the others."""
@@ -64,23 +64,37 @@ _ENDS: Mapping[Event | None, str] = {
 }
 
 
-def of_request(state: State, *, event: Event | None = None, why: str = "") -> tuple[Condition, ...]:
+def of_request(state: State, *, event: Event | None = None, reason: str = "", why: str = "") -> tuple[Condition, ...]:
     """Return what a state says. A node on its way out is not ready, and what it had reached is not said anew.
 
-    `event` is what led to the state, `why` the same in words.
+    `event` is what led to the state, `why` the same in words. `reason` is the word of whoever met trouble: a machine that is
+    only just tried is not launched.
 
     >>> [condition.status for condition in of_request(State.REGISTERED)]
     ['True', 'True', 'Unknown', 'Unknown']
     """
     reached = _REACHED.get(state)
     if reached is None:
-        return (Condition(type="Ready", status="False", reason=_ENDS.get(event, state), message=why),)
-    return tuple(
+        return (Condition(type="Ready", status="False", reason=_ENDS.get(event) or reason or state, message=why),)
+    steps = tuple(
         Condition(type=step, status="True", reason=step)
         if number < reached
         else Condition(type=step, status="Unknown", reason=f"Not{step}")
         for number, step in enumerate(STEPS)
     )
+    return (Condition(type=STEPS[0], status="Unknown", reason=reason, message=why), *steps[1:]) if reason else steps
+
+
+def says(conditions: Iterable[Condition], reason: str) -> bool:
+    """Return whether a record of a launched machine says this reason for which it does not run; empty: that it runs.
+
+    >>> says([Condition(type="Launched", status="Unknown", reason="LaunchFailed")], "LaunchFailed")
+    True
+    """
+    launched = next((one for one in conditions if one.type == STEPS[0]), None)
+    if launched is None or launched.status == "True":
+        return not reason
+    return launched.reason == reason
 
 
 def settled() -> Condition:

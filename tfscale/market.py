@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from tfscale.failures import OTHERS_FIRST
 from tfscale.model import INSTANCE_TYPE, Cluster, Demand, Node, Offer
 from tfscale.plan import some
 from tfscale.pool import Pool, SetAside
@@ -21,6 +22,10 @@ EVERYTHING = "*/*/*"
 """What is set aside where the cloud wants a pause: no offer is to blame, and none would fare better."""
 PAUSE_S = 5
 """How long such a pause is at first."""
+OTHERS_S = 30
+"""How long a pool buys nothing after a launch that was stuck, at first. Karpenter, which it held up, looks for each waiting pod
+every 10 s whether it may buy: a shorter time could pass in between. Source: Karpenter 1.14, its provisioning controller."""
+_PAUSES = {EVERYTHING: PAUSE_S, OTHERS_FIRST: OTHERS_S}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,8 @@ class Stock:
         entries = [entry for entry in self.out if entry.pod in {"", demand.uid}]
         words = (
             ("its cloud wants a pause", [entry for entry in entries if entry.offer == EVERYTHING]),
-            ("out of capacity or never ready", [entry for entry in entries if not entry.pod and entry.offer != EVERYTHING]),
+            ("a launch was stuck, and others are to have their turn", [e for e in entries if e.offer == OTHERS_FIRST]),
+            ("out of capacity or never ready", [e for e in entries if not e.pod and e.offer not in _PAUSES]),
             ("its nodes turned out not to fit", [entry for entry in entries if entry.pod]),
         )
         lines = tuple(
@@ -91,7 +97,7 @@ def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
 
 def _without(offer: Offer, names: Collection[str]) -> Offer | None:
     """Return the offer without the subnets that are set aside, or None where it is set aside itself or no subnet is left."""
-    if not {offer.id, offer.instance_type, f"*/*/{offer.capacity_type}", EVERYTHING}.isdisjoint(names):
+    if not {offer.id, offer.instance_type, f"*/*/{offer.capacity_type}", *_PAUSES}.isdisjoint(names):
         return None
     subnets = tuple(subnet for subnet in offer.subnets if subnet not in names)
     return None if offer.subnets and not subnets else replace(offer, subnets=subnets)
@@ -115,8 +121,8 @@ def remembered(pool: Pool, now_s: int) -> tuple[SetAside, ...]:
 
 
 def _shortest_s(pool: Pool, offer: str, pod: str) -> int:
-    if offer == EVERYTHING:
-        return PAUSE_S
+    if offer in _PAUSES:
+        return _PAUSES[offer]
     # An instance type alone is what never became a node.
     unpaid = "/" in offer or offer.startswith("subnet-")
     return pool.set_aside_s if unpaid and not pod else PAID_FOR_S

@@ -37,6 +37,7 @@ __all__ = [
     "Notice",
     "Offer",
     "Request",
+    "Trouble",
 ]
 
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
@@ -229,6 +230,19 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Why something does not run, in the words of whoever tries."""
+
+    reason: str
+    """One word in CamelCase: ``InsufficientCapacityError``."""
+    message: str
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return f"{self.reason}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """What a mode launched, tagged with its batch, and still sees."""
 
@@ -242,8 +256,8 @@ class Machine:
     stopping: bool = False
     started: bool = True
     """False while the cloud has accepted it and does not run it yet."""
-    trouble: str = ""
-    """Why it does not run yet, in the words of whoever tries; empty where nothing went wrong so far."""
+    trouble: Trouble | None = None
+    """Why it does not run yet; None where nothing went wrong so far."""
     outdated: str = ""
     """How it differs from what would be launched now; empty where it does not."""
     launched_s: int | None = None
@@ -342,6 +356,8 @@ class Cluster:
     """By pool. A pool whose mode could not be asked is absent: nothing is concluded from missing machines then."""
     guests: Mapping[str, Sequence[Guest]] = field(default_factory=dict)
     """By node: the pods of those nodes that are to go, in the order of their ids."""
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    """By machine: why it went before its node joined, as far as anybody says so."""
     notices: tuple[Notice, ...] = ()
     """What was said about any machine. Pools may share what tells it, so one may hear of the machines of another."""
     problems: tuple[Problem, ...] = ()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from tfscale.decide import Supply
 from tfscale.errors import BadInputError, CredentialsError, ModeError, NotLeadingError, Problem
-from tfscale.model import Machine, Notice
+from tfscale.lifecycle import State
+from tfscale.model import Cluster, Machine, Notice, Trouble
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.guarded import guarded
 from tfscale.pool import Pool
 
-__all__ = ["REJECTED_FOR_S", "Answers", "FindMode", "OpenModes", "Opened", "acknowledge", "ask"]
+__all__ = ["REJECTED_FOR_S", "Answers", "FindMode", "OpenModes", "Opened", "acknowledge", "ask", "explained"]
 
 REJECTED_FOR_S = 60
 """How long a cloud that rejected our credentials is left alone. Each round would be refused again."""
@@ -131,6 +132,29 @@ def ask(opened: Mapping[str, Opened], *, listen: bool) -> Answers:
         except ModeError as error:
             errors[name] = error
     return Answers(machines=machines, supplies=supplies, notices=notices, errors=errors)
+
+
+def explained(modes: Mapping[str, ScalingMode], cluster: Cluster) -> tuple[dict[str, Trouble], dict[str, ModeError]]:
+    """Ask why machines went, or go, whose nodes never joined. Return what is known by machine, and the errors by pool."""
+    troubles: dict[str, Trouble] = {}
+    errors: dict[str, ModeError] = {}
+    for name, mode in modes.items():
+        lost = _lost(name, cluster)
+        try:
+            guard: Any = mode
+            troubles |= guard.explain(lost) if lost else {}
+        except ModeError as error:
+            errors[name] = error
+    return troubles, errors
+
+
+def _lost(pool: str, cluster: Cluster) -> list[str]:
+    """Return the machines of a pool that are gone or going before their nodes joined; none where they were not told."""
+    if pool not in cluster.machines:
+        return []
+    stays = {machine.id for machine in cluster.machines[pool] if not machine.stopping}
+    waiting = [one for one in cluster.requests if one.pool == pool and one.state is State.LAUNCHED]
+    return sorted(one.machine_id for one in waiting if one.machine_id not in stays)
 
 
 def acknowledge(

@@ -8,7 +8,7 @@ from itertools import chain
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import Event, State
-from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer, Trouble
 from tfscale.quantity import usd_text
 
 __all__ = [
@@ -64,6 +64,8 @@ class Advance:
     before: State
     request: NodeRequest
     """In its new state."""
+    trouble: Trouble | None = None
+    """What keeps its machine from running."""
     why: str
 
     def __str__(self) -> str:
@@ -253,6 +255,8 @@ class Terminate:
     """Why it is given back. IDLE: a pod that has arrived meanwhile calls it off. None: it was asked for before."""
     disappointing: tuple[str, ...] = ()
     """What is set aside: an instance type of which no node became ready, or the offers of a machine that never joined."""
+    trouble: Trouble | None = None
+    """What kept the machine from running."""
     why: str
 
     def __str__(self) -> str:
@@ -271,6 +275,8 @@ class Forget:
     """The node object that is still there, or empty."""
     disappointing: tuple[str, ...] = ()
     """Offers that are set aside because the machine went before its node joined."""
+    trouble: Trouble | None = None
+    """Why it went, as far as anybody said so."""
     why: str
 
     def __str__(self) -> str:

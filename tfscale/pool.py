@@ -17,7 +17,7 @@ class SetAside:
     """An offer that disappointed, left out until a time: longer each time it does so again."""
 
     offer: str
-    """Id of the offer, or more: an instance type (all its offers), ``*/*/spot``, ``*/*/*``, or a subnet's id."""
+    """Id of the offer, or more: an instance type (all its offers), ``*/*/spot``, ``*/*/*``, ``*``, or a subnet's id."""
     pod: str = ""
     """Uid of the pod for which nodes of the offer's type turned out not to fit; empty leaves the offer out for all."""
     until_s: int

@@ -30,7 +30,7 @@ from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, P
 from tfscale.model import Cluster
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import BrokenModeError
-from tfscale.opened import FindMode, OpenModes, acknowledge, ask
+from tfscale.opened import FindMode, OpenModes, acknowledge, ask, explained
 from tfscale.plan import Action, Assign, Plan
 from tfscale.pool import Pool
 from tfscale.status import PoolStatus, pool_statuses
@@ -199,7 +199,8 @@ class Reconciler:
             notices=tuple(dict.fromkeys(chain.from_iterable(answers.notices.values()))),
         )
         self._ticks += 1
-        cluster = replace(cluster, seen_since_s=self.seen_since_s, moment=f"{self.identity}{self._ticks}")
+        troubles, unexplained = explained(self._modes.usable(), cluster)
+        cluster = replace(cluster, seen_since_s=self.seen_since_s, moment=f"{self.identity}{self._ticks}", troubles=troubles)
         plan = decide(cluster, answers.supplies, self.policy)
         outcomes = () if dry_run else tuple(apply(plan, cluster, self.kube, self._modes.usable(), epoch=self.epoch))
         unusable = (problem for one in opened.values() for problem in one.problems)
@@ -230,7 +231,7 @@ class Reconciler:
             # By what was written before this round began, so that nothing that was said is lost with it.
             known = heard(cluster, complete=len(answers.machines) == len(asked) == len(cluster.pools))
             unsaid = acknowledge(self._modes.usable(), answers.notices, known)
-        self._tell(unsaid | errors | rejected)
+        self._tell(unexplained | unsaid | errors | rejected)
         self._tell_failures(outcomes)
         return report
 

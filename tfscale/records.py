@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from tfscale.conditions import says
 from tfscale.disruption import asked, deadline_s, joined
 from tfscale.errors import Problem
-from tfscale.lifecycle import TIMEOUTS, Event, State, after
-from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer
+from tfscale.failures import left_out
+from tfscale.lifecycle import Event, State, after
+from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer, Trouble
 from tfscale.orphans import doubtful, recovered, strays
 from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Replay, Terminate, some
 from tfscale.pool import Pool
@@ -80,6 +82,7 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
         nodes={node.machine_id: node for node in cluster.nodes if node.machine_id},
         scarce={notice.machine_id for notice in cluster.notices if notice.scarce},
         disrupted=asked(cluster, pool),
+        troubles=cluster.troubles,
         guests=cluster.guests,
     )
     requests = sorted((r for r in cluster.requests if r.pool == pool.name), key=lambda request: request.name)
@@ -130,6 +133,8 @@ class _View:
     """Machines that the cloud wants back."""
     disrupted: Mapping[str, Disruption]
     """By machine: why it has to go."""
+    troubles: Mapping[str, Trouble]
+    """By machine: why it is gone."""
     guests: Mapping[str, Sequence[Guest]]
 
     def expected(self, request: NodeRequest) -> tuple[Offer, ...]:
@@ -170,21 +175,18 @@ class _View:
         return replace(request, offer=machine.offer) if machine and machine.offer else request
 
     def _entered(self, recorded: NodeRequest, request: NodeRequest) -> tuple[Action, ...]:
-        if recorded == request:
+        """Write what it turned out to be, or what keeps its machine from running, where that is news."""
+        trouble = self._trouble(request) if request.state is State.LAUNCHED else None
+        if recorded == request and says(request.conditions, trouble.reason if trouble else ""):
             return ()
-        return (Advance(pool=self.pool.name, before=recorded.state, request=request, why=f"it is {request.offer}"),)
+        why = str(trouble) if trouble else f"it is {request.offer}" if request.offer else "it is tried again"
+        return (Advance(pool=self.pool.name, before=recorded.state, request=request, trouble=trouble, why=why),)
 
     def _disappointing(self, request: NodeRequest, event: Event | None) -> tuple[str, ...]:
         """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
         if event is Event.IDLE:
             return (request.offer,) if request.offer and request.machine_id in self.scarce else ()
-        late = event in TIMEOUTS
-        if late and request.offer and event is not Event.LAUNCH_TIMED_OUT:
-            return (request.offer.partition("/")[0],)
-        never_joined = event in {Event.MACHINE_GONE, Event.STOPPED} and request.state is State.LAUNCHED
-        if not late and not never_joined:
-            return ()
-        return (request.offer,) if request.offer else self.ordered.get(request.batch, ())
+        return left_out(request, event, self.ordered.get(request.batch, ()), self._trouble(request))
 
     def _requested(self, request: NodeRequest) -> _Step:
         if request.batch in self.ordered:
@@ -217,9 +219,13 @@ class _View:
             if request.state is not State.LAUNCHED:
                 return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
             fresh = self.now_s < max(request.launched_s, self.seen_since_s) + self.policy.machine_lag_s
-            return (None, "") if fresh else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined")
+            return (
+                (None, "")
+                if fresh
+                else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined{self._told(request)}")
+            )
         if machine is not None and machine.stopping:
-            return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else"
+            return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else{self._told(request)}"
         if request.state is State.DRAINING or request.machine_id in self.disrupted:
             return self._leaving(request, node)
         if request.state is State.READY:
@@ -273,17 +279,20 @@ class _View:
             return Event.INITIALIZATION_TIMED_OUT, f"its node {lacking} {pool.initialise_within_s} s after it joined"
         if self._started(request):
             return Event.REGISTRATION_TIMED_OUT, f"its node did not join within {pool.register_within_s} s"
-        trouble = self._trouble(request)
-        told = f": {trouble}" if trouble else ""
-        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {self._launch_within_s(request)} s{told}"
+        within_s = self._launch_within_s(request)
+        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {within_s} s{self._told(request)}"
 
     def _started(self, request: NodeRequest) -> bool:
         machine = (self.machines or {}).get(request.machine_id)
         return machine is None or machine.started
 
-    def _trouble(self, request: NodeRequest) -> str:
+    def _trouble(self, request: NodeRequest) -> Trouble | None:
         machine = (self.machines or {}).get(request.machine_id)
-        return machine.trouble if machine else ""
+        return self.troubles.get(request.machine_id) or (machine.trouble if machine else None)
+
+    def _told(self, request: NodeRequest) -> str:
+        trouble = self._trouble(request)
+        return f": {trouble}" if trouble else ""
 
     def _launch_within_s(self, request: NodeRequest) -> int:
         within_s = self.pool.launch_within_s
@@ -334,6 +343,7 @@ class _View:
             node=node.name if node else "",
             event=None if again else event,
             disappointing=() if again else self._disappointing(request, event),
+            trouble=None if again else self._trouble(request),
             why="asked for before, but it still runs" if again else why,
         )
         under_way = again and (machine is None or machine.stopping)
@@ -342,7 +352,8 @@ class _View:
 
     def _forget(self, request: NodeRequest, node: Node | None, why: str, disappointing: tuple[str, ...] = ()) -> Forget:
         left = node.name if node else ""
-        return Forget(pool=self.pool.name, request=request, node=left, disappointing=disappointing, why=why)
+        trouble = self._trouble(request)
+        return Forget(pool=self.pool.name, request=request, node=left, disappointing=disappointing, trouble=trouble, why=why)
 
     def unsettled(self, batches: Sequence[LaunchBatch]) -> Iterator[Action]:
         """Yield what finds out the outcome of calls that were recorded but not settled."""

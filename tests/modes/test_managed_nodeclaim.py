@@ -362,25 +362,6 @@ def test_no_more_claims_wait_for_their_machines_than_may(waiting: int, asked: in
 
 
 @pytest.mark.parametrize(
-    ("reason", "trouble"),
-    [("LaunchFailed", "LaunchFailed: it cannot"), ("Unauthorized", "Unauthorized: it cannot"), ("AwaitingReconciliation", "")],
-)
-def test_a_claim_says_why_it_has_no_machine(reason: str, trouble: str) -> None:
-    """Until Karpenter has tried, nothing is wrong."""
-    kube = cluster()
-    mode = managed(kube)
-    mode.launch(batch_of(mode, mode.offers()))
-    failing = condition("Launched", "Unknown") | {"reason": reason, "message": "it cannot"}
-    kube.patch_status(NODE_CLAIMS, "batch-0", {"status": {"conditions": [failing]}})
-    (stuck,) = mode.observe()
-    launched(kube, "batch-0")
-    (running,) = mode.observe()
-
-    assert (False, trouble) == (stuck.started, stuck.trouble)
-    assert (True, "") == (running.started, running.trouble)
-
-
-@pytest.mark.parametrize(
     ("wanted", "options", "line"),
     [
         (OfferFilter(), {}, "spec.offers.zones is ''; want at least one zone: a NodeClaim without a NodePool says itself where"),

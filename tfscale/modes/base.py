@@ -78,6 +78,9 @@ class ScalingMode(Protocol):
     """One way to get nodes. A mode is one file and one entry-point line (group ``tfscale.modes``).
 
     Every method may raise :class:`~tfscale.errors.ModeError`; none retries for longer than a minute.
+
+    A mode may have two methods more. ``examine() -> Sequence[Finding]`` is its doctor. ``explain(machine_ids) ->
+    Mapping[str, Trouble]`` says why machines are gone or going before their nodes joined, as far as that is known.
     """
 
     name: ClassVar[str]

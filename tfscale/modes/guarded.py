@@ -27,7 +27,7 @@ from tfscale.errors import (
 )
 from tfscale.finding import Finding, of_check
 from tfscale.kube.nodes import MOST_CARDS
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Trouble
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.pool import Pool
 
@@ -44,6 +44,7 @@ _ORDERS = TypeAdapter(tuple[Order, ...], config=_STRICT)
 _RESULTS = TypeAdapter(tuple[LaunchResult, ...], config=_STRICT)
 _MACHINES = TypeAdapter(tuple[Machine, ...], config=_STRICT)
 _NOTICES = TypeAdapter(tuple[Notice, ...], config=_STRICT)
+_TROUBLES = TypeAdapter(tuple[Trouble, ...], config=_STRICT)
 _FINDINGS = TypeAdapter(tuple[Finding, ...], config=_STRICT)
 
 
@@ -165,6 +166,17 @@ class _Guard:
         """Forget notices."""
         with _contained("acknowledge", self._pool):
             self._mode.acknowledge(notices)
+
+    def explain(self, machine_ids: Sequence[str]) -> Mapping[str, Trouble]:
+        """Return what the mode knows about the end of machines; nothing where it does not say."""
+        look = getattr(self._mode, "explain", None)
+        if look is None:
+            return {}
+        with _contained("explain", self._pool):
+            said = dict(look(machine_ids))
+            _typed(_TROUBLES, said.values())
+            _expect_among({*machine_ids}, "machine", [*said])
+            return said
 
     def examine(self) -> Sequence[Finding]:
         """Return what the mode's own doctor finds, or where it has none, its check."""

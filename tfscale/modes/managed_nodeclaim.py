@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, LaunchRefusedError, Problem
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODES, Json
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Trouble
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_calls import Claims, class_of, class_refusal, missing_kinds, translated
 from tfscale.modes.nodeclaim_drift import class_drift, template_drift, unwanted
@@ -119,6 +119,14 @@ class ManagedNodeClaimMode:
                 for claim in claims
                 for machine in (self._claims.machine(claim),)
             ]
+
+    def explain(self, machine_ids: Sequence[str]) -> Mapping[str, Trouble]:
+        """Return why these claims are gone or going: without a usable class Karpenter gives them up and says nothing."""
+        with translated("explain"):
+            refusal = class_refusal(self._kube, self._options.node_class_ref)
+        if refusal:
+            return dict.fromkeys(machine_ids, Trouble(reason="NodeClassNotReady", message=refusal))
+        return self._claims.explain(machine_ids)
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Delete those of the claims that are this pool's."""

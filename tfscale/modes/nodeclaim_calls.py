@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tfscale.errors import (
@@ -23,8 +23,8 @@ from tfscale.errors import (
 )
 from tfscale.kube.fields import Field, named
 from tfscale.kube.nodes import POOL_LABEL
-from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kind, Kube
-from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine
+from tfscale.kube.port import EVENTS, NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kind, Kube
+from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine, Trouble
 from tfscale.modes.base import LaunchResult
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, ZONE
 from tfscale.modes.nodeclaim_options import NodeClassRef
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _NO_TROUBLE = ("", "AwaitingReconciliation", "Launched")
 """Reasons of the condition ``Launched`` of a claim with which nothing went wrong. Source: Karpenter 1.14."""
+_GIVEN_UP = f"involvedObject.kind={NODE_CLAIMS.kind},reason=InsufficientCapacityError"
 
 
 class Claims:
@@ -78,6 +79,18 @@ class Claims:
             raise LaunchRefusedError(f"batch {batch}: {waiting} claims of pool {self._pool} wait for their machines already")
         return names[: most - waiting]
 
+    def explain(self, names: Sequence[str]) -> Mapping[str, Trouble]:
+        """Return why Karpenter gave claims up, as far as its events say so: they outlive the claims by an hour.
+
+        Source: Karpenter 1.14 tells of a lack of capacity alone, in the namespace where events of cluster-wide objects are.
+        """
+        with translated("explain"):
+            events = self._kube.list(EVENTS, namespace="default", field_selector=_GIVEN_UP).items
+            # A name may have been used before: the last word counts.
+            events = sorted(events, key=lambda event: event["metadata"]["creationTimestamp"])
+            said = dict(_given_up(named("event", event)) for event in events)
+        return {name: said[name] for name in names if name in said}
+
     def delete(self, names: Sequence[str]) -> None:
         """Delete those of the claims that are ours. Karpenter drains the node and ends the machine before they are gone."""
         with translated("terminate"):
@@ -102,7 +115,7 @@ class Claims:
             offer="/".join(facts) if all(facts) else "",
             provider_id=provider_id,
             started=bool(provider_id),
-            trouble="" if provider_id else _trouble(root),
+            trouble=None if provider_id else _trouble(root),
             stopping=meta.at("deletionTimestamp").given,
             launched_s=meta.at("creationTimestamp").seconds(),
         )
@@ -138,11 +151,18 @@ class Claims:
             log.info("nodeclaim %s is another one now: left alone", name)
 
 
-def _trouble(claim: Field) -> str:
-    """Return why Karpenter has not launched a claim, or nothing: it has not tried yet."""
+def _trouble(claim: Field) -> Trouble | None:
+    """Return why Karpenter has not launched a claim, or None: it has not tried yet."""
     launched = condition(claim, "Launched")
     reason, message = launched.at("reason").text(), launched.at("message").text()
-    return "" if reason in _NO_TROUBLE else f"{reason}: {message}"
+    return None if reason in _NO_TROUBLE else Trouble(reason=reason, message=message)
+
+
+def _given_up(event: Field) -> tuple[str, Trouble]:
+    """Return which claim an event is about, and what it says."""
+    name = event.at("involvedObject", "name").text()
+    message = event.at("message").text().removeprefix(f"NodeClaim {name} event: ")
+    return name, Trouble(reason=event.at("reason").text(), message=message)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, Not
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
-from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
+from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer, Trouble
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.nodeclaim_calls import Claims, class_refusal, missing_kinds, translated
 from tfscale.modes.nodeclaim_drift import karpenters_drift, unwanted
@@ -120,6 +120,10 @@ class ReuseNodeClaimMode:
                 for claim in self._claims.all()
                 for machine in (self._claims.machine(claim),)
             ]
+
+    def explain(self, machine_ids: Sequence[str]) -> Mapping[str, Trouble]:
+        """Return why these claims are gone or going, as far as Karpenter said so."""
+        return self._claims.explain(machine_ids)
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Delete those of the claims that are this pool's."""

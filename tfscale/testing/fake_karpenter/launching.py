@@ -53,9 +53,11 @@ class Launcher:
             self._again_s[claim.uid] = _next_attempt_s(claim, now_s)
             return self._again_s[claim.uid]
         except NoCapacityError as error:
-            self._give_up(claim, "InsufficientCapacityError", str(error))
-        except _ClassNotReadyError as error:
-            self._give_up(claim, "NodeClassNotReady", str(error))
+            self._tell(claim, "InsufficientCapacityError", str(error))
+            self._give_up(claim)
+        except _ClassNotReadyError:
+            # Of this the real one makes no event.
+            self._give_up(claim)
         return None
 
     def forget_others(self, uids: Collection[str]) -> None:
@@ -116,7 +118,10 @@ class Launcher:
         annotations = _AWS_ANNOTATIONS if kind.group == AWS else {}
         return {"labels": {**labels, **claim.labels}, "annotations": {**claim.annotations, **annotations}}
 
-    def _give_up(self, claim: Claim, reason: str, message: str) -> None:
+    def _give_up(self, claim: Claim) -> None:
+        self._kube.delete(NODE_CLAIMS, claim.name, uid=claim.uid)
+
+    def _tell(self, claim: Claim, reason: str, message: str) -> None:
         about = {"apiVersion": NODE_CLAIMS.api_version, "kind": NODE_CLAIMS.kind, "name": claim.name, "uid": claim.uid}
         event = {
             "metadata": {"generateName": f"{claim.name}."},
@@ -127,7 +132,6 @@ class Launcher:
             "source": {"component": "karpenter"},
         }
         self._kube.create(EVENTS, event, namespace="default")
-        self._kube.delete(NODE_CLAIMS, claim.name, uid=claim.uid)
 
 
 def _next_attempt_s(claim: Claim, now_s: int) -> int:
