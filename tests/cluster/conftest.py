@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.control_plane import PROGRAMS, TOOLS, ControlPlane
-from tests.cluster.karpenter import CARDS, CLASS_REF, KWOK_CLASS, ON_DEMAND, TYPES, ZONES, condition, instance_type, node_class
+from tests.cluster.karpenter import (
+    CAPACITY_TYPES,
+    CARDS,
+    CLASS_REF,
+    KWOK_CLASS,
+    ON_DEMAND,
+    TYPES,
+    ZONES,
+    condition,
+    instance_type,
+    node_class,
+)
 from tfscale.errors import AlreadyExistsError, NotFoundError
 from tfscale.kube.client import KubeClient
 from tfscale.kube.port import CRDS, NODE_POOLS, Kind
@@ -48,7 +59,7 @@ def karpenter(control_plane: ControlPlane, kube: KubeClient) -> KubeClient:
 def karpenter_on(control_plane: ControlPlane, kube: KubeClient) -> None:
     """Start Karpenter and kwok in a cluster, and make a node class and a NodePool."""
     define(kube, *sorted((TOOLS / "crds").glob("*.yaml")))
-    control_plane.start_karpenter([instance_type(name, ZONES) for name in TYPES])
+    control_plane.start_karpenter([instance_type(name, ZONES, CAPACITY_TYPES) for name in TYPES])
     control_plane.start_kwok()
     kube.create(KWOK_CLASS, node_class())
     template = {"metadata": {"labels": CARDS}, "spec": {"nodeClassRef": CLASS_REF, "requirements": [ON_DEMAND]}}

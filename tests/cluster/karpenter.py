@@ -14,9 +14,16 @@ from tfscale.pool import OfferFilter, Pool
 
 KWOK_CLASS = next(kind for kind in NODE_CLASSES if kind.kind == "KWOKNodeClass")
 CLASS_REF = {"group": KWOK_CLASS.group, "kind": KWOK_CLASS.kind, "name": "default"}
-ON_DEMAND: Json = {"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}
+
+
+def _in(key: str, value: str) -> Json:
+    return {"key": key, "operator": "In", "values": [value]}
+
+
+ON_DEMAND = _in("karpenter.sh/capacity-type", "on-demand")
 ZONES = ("us-east-1a", "us-east-1b")
 TYPES = ("g6.xlarge", "g6.12xlarge")
+CAPACITY_TYPES = ("on-demand", "spot")
 CARDS = {"nvidia.com/gpu.product": "NVIDIA-L4", "nvidia.com/gpu.memory": "22888"}
 """What feature discovery would write."""
 POOLS: dict[str, Json] = {
@@ -28,15 +35,16 @@ OLD_NAMES = {"T4": "Tesla-T4"}
 """Products from before NVIDIA named them after itself."""
 
 
-def instance_type(name: str, zones: Sequence[str]) -> Json:
-    """Return a type of the catalogue as the provider reads it, on demand in these zones."""
+def instance_type(name: str, zones: Sequence[str], capacity_types: Sequence[str] = ("on-demand",)) -> Json:
+    """Return a type of the catalogue as the provider reads it, on offer in these zones, at one price."""
     facts = snapshot()[name]
     offerings = [
         {
             "Price": (facts.price_micro_usd or 0) / 10**6,
             "Available": True,
-            "Requirements": [ON_DEMAND, {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}],
+            "Requirements": [_in("karpenter.sh/capacity-type", kind), _in("topology.kubernetes.io/zone", zone)],
         }
+        for kind in capacity_types
         for zone in zones
     ]
     resources = {"cpu": f"{facts.cpu_milli}m", "memory": f"{facts.memory_mib}Mi", "ephemeral-storage": "100Gi", "pods": "58"}
