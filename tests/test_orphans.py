@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.facts import BATCH, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, plan_for, request
 from tfscale.lifecycle import State
-from tfscale.model import Cluster
+from tfscale.model import Cluster, Request
 from tfscale.plan import Adopt, Launch, Recover, Replay, Terminate
+from tfscale.pool import Limits
 from tfscale.records import Policy
 
 
@@ -38,6 +39,20 @@ def test_machines_are_recovered_unless_too_many_look_like_those_of_others(owned:
 
     told = replace(observed, pools=(replace(POOL, recovers_all=True),))
     assert (joined + foreign, ()) == (kinds(plan_for(told, T4)).count(Recover), plan_for(told, T4).problems)
+
+
+@given(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(0, 4))
+def test_what_gets_its_record_back_counts_against_the_limit(owned: int, joined: int, lost: int, most: int, pods: int) -> None:
+    """In the round that writes the record, too: it is paid for."""
+    there, demands = (
+        owned + joined + lost,
+        tuple(demand(f"p{number}", Request(gpu_count=1, whole=True)) for number in range(pods)),
+    )
+    pool = replace(POOL, limits=Limits(nodes=most), recovers_all=True)
+    plan = plan_for(replace(fleet(owned, joined, lost), pools=(pool,), demands=demands), T4)
+    bought = sum(len(action.requests) for action in plan.actions if isinstance(action, Launch))
+
+    assert bought <= max(most - there, 0)
 
 
 def test_the_problem_says_what_to_do() -> None:

@@ -144,7 +144,7 @@ def within(cluster: Cluster, pool: Pool, book: Book) -> Room:
     bought = [offers for offers in book.expected.values() if offers]
     counted = pool.limits.gpus is not None or pool.limits.micro_usd is not None
     return Room(
-        nodes=_less(pool.limits.nodes, len(book.requests) + len(others)),
+        nodes=_less(pool.limits.nodes, len(book.expected) + len(others)),
         gpus=_less(
             pool.limits.gpus,
             sum(max(offer.gpu_count for offer in offers) for offers in bought) + sum(len(node.gpus) for node in others),

@@ -57,9 +57,10 @@ class Book:
     requests: tuple[NodeRequest, ...]
     """Requests that a machine or a call of unknown outcome stands behind, in their new states, by name."""
     nodes: Mapping[str, Node]
-    """By request name."""
+    """By request name, those of machines that get their record back included."""
     expected: Mapping[str, tuple[Offer, ...]]
-    """By request name: the offer that was taken, or while nobody has chosen one, all that its call may give, best first."""
+    """For the same and all requests, the offer that was taken, or while nobody has chosen one, all that its call may give, best
+    first."""
     recheck_s: int | None
     """When a deadline of these records is next due."""
 
@@ -93,19 +94,21 @@ def keep_book(cluster: Cluster, pool: Pool, offers: Mapping[str, Offer] | None, 
     doubt = doubtful(cluster, pool, found)
     steps = [view.step(request) for request in requests]
     kept = tuple(step.request for step in steps if step.request.state is not State.GONE)
+    lost = () if doubt else [recovered(pool, machine, cluster.now_s) for machine in found]
+    paid_for = (*kept, *(action.request for action in lost))
     return Book(
         actions=(
             *(action for step in steps for action in step.actions),
             *view.unsettled(carrying),
-            *(() if doubt else (recovered(pool, machine, cluster.now_s) for machine in found)),
+            *lost,
             *view.admissions(kept),
             *_finished(batches, {request.batch for request in kept}, carried),
         ),
         problems={step.request.name: step.problem for step in steps if step.problem},
         doubts=(doubt,) if doubt else (),
         requests=kept,
-        nodes={r.name: view.nodes[r.machine_id] for r in kept if r.machine_id in view.nodes},
-        expected={r.name: view.expected(r) for r in kept},
+        nodes={r.name: view.nodes[r.machine_id] for r in paid_for if r.machine_id in view.nodes},
+        expected={r.name: view.expected(r) for r in paid_for},
         recheck_s=min((step.due_s for step in steps if step.due_s is not None), default=None),
     )
 
