@@ -22,8 +22,18 @@ from tfscale.reconcile import Reconciler
 
 def reconciler_of(kube: Kube, mode: str) -> Reconciler:
     """Return the loop for one pool, with its records in ConfigMaps."""
-    records, gpus = InConfigMaps(kube, namespace="default"), GpuTable()
+    records = InConfigMaps(kube, namespace="default")
     records.create(GPU_POOLS, pool_of(mode))
+    return _reconciler(records)
+
+
+def successor_of(reconciler: Reconciler) -> Reconciler:
+    """Return the loop of another process on the same cluster."""
+    return _reconciler(reconciler.kube)
+
+
+def _reconciler(records: Kube) -> Reconciler:
+    gpus = GpuTable()
     return Reconciler(
         kube=records,
         mode_of=modes.load,
