@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.facts import BATCH, L4, NOW_S, T4, cluster, demand, kinds, machine, only, request
+from tests.facts import BATCH, L4, NOW_S, POOL, T4, cluster, demand, kinds, machine, only, request
 from tfscale.conditions import of_request, says
 from tfscale.decide import Policy, Supply, decide
 from tfscale.failures import OTHERS_FIRST, blamed, left_out
@@ -71,7 +71,7 @@ def test_only_a_machine_that_never_became_a_node_is_held_against_an_offer(state:
     known = request("a", state=state, offer=T4.id if chosen else "")
     failed = event in TIMEOUTS or (state is State.LAUNCHED and event in {Event.MACHINE_GONE, Event.STOPPED})
 
-    assert bool(left_out(known, event, ASKED, None)) == failed
+    assert bool(left_out(known, event, ASKED, None, None)) == failed
 
 
 def seen(*machines: Machine, **parts: Any) -> Cluster:  # noqa: ANN401 - any field of a cluster
@@ -104,6 +104,17 @@ def test_after_a_claim_that_was_stuck_others_have_their_turn() -> None:
     assert ((T4.id, L4.id, OTHERS_FIRST), STUCK) == (ended.disappointing, ended.trouble)
     assert Launch not in kinds(plan)
     assert NOW_S + 30 == plan.retry_s
+
+
+def test_what_nobody_has_looked_at_says_nothing_about_its_offers() -> None:
+    """Karpenter may be down for an hour: all that it could have launched is asked for again soon after."""
+    pool = replace(POOL, launch_within_s=300)
+    old = replace(CLAIM, launched_s=NOW_S - 300)
+    plan = plan_for(seen(replace(NOT_CHOSEN, noticed=False), requests=(old,), pools=(pool,)))
+    ended = only(plan, Terminate)
+
+    assert "the cloud did not run it within 300 s; nobody has looked at it" == ended.why
+    assert ((OTHERS_FIRST,), NOW_S + 30) == (ended.disappointing, plan.retry_s)
 
 
 def test_a_record_says_what_keeps_its_machine_from_running_once() -> None:

@@ -256,6 +256,8 @@ class Machine:
     stopping: bool = False
     started: bool = True
     """False while the cloud has accepted it and does not run it yet."""
+    noticed: bool = True
+    """False while whoever is to run it has not even looked at it."""
     trouble: Trouble | None = None
     """Why it does not run yet; None where nothing went wrong so far."""
     outdated: str = ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from tfscale.conditions import says
 from tfscale.disruption import asked, deadline_s, joined
 from tfscale.errors import Problem
-from tfscale.failures import left_out
+from tfscale.failures import left_out, told
 from tfscale.lifecycle import Event, State, after
 from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer, Trouble
 from tfscale.orphans import doubtful, recovered, strays
@@ -59,8 +59,7 @@ class Book:
     nodes: Mapping[str, Node]
     """By request name, those of machines that get their record back included."""
     expected: Mapping[str, tuple[Offer, ...]]
-    """For the same and all requests, the offer that was taken, or while nobody has chosen one, all that its call may give, best
-    first."""
+    """For the same requests: the offer that was taken, or until one is chosen, all that its call may give, best first."""
     recheck_s: int | None
     """When a deadline of these records is next due."""
 
@@ -174,7 +173,7 @@ class _View:
 
     def _chosen(self, request: NodeRequest) -> NodeRequest:
         """Return the request with the offer that its machine turned out to be."""
-        machine = None if self.machines is None else self.machines.get(request.machine_id)
+        machine = self._machine(request)
         return replace(request, offer=machine.offer) if machine and machine.offer else request
 
     def _entered(self, recorded: NodeRequest, request: NodeRequest) -> tuple[Action, ...]:
@@ -189,7 +188,7 @@ class _View:
         """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
         if event is Event.IDLE:
             return (request.offer,) if request.offer and request.machine_id in self.scarce else ()
-        return left_out(request, event, self.ordered.get(request.batch, ()), self._trouble(request))
+        return left_out(request, event, self.ordered.get(request.batch, ()), self._trouble(request), self._machine(request))
 
     def _requested(self, request: NodeRequest) -> _Step:
         if request.batch in self.ordered:
@@ -217,7 +216,7 @@ class _View:
 
     def _event(self, request: NodeRequest, node: Node | None) -> tuple[Event | None, str]:
         """Return the most important thing that happened to the request's machine since its state was written."""
-        machine = None if self.machines is None else self.machines.get(request.machine_id)
+        machine = self._machine(request)
         if self._missing(request):
             if request.state is not State.LAUNCHED:
                 return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
@@ -285,17 +284,18 @@ class _View:
         within_s = self._launch_within_s(request)
         return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {within_s} s{self._told(request)}"
 
+    def _machine(self, request: NodeRequest) -> Machine | None:
+        return (self.machines or {}).get(request.machine_id)
+
     def _started(self, request: NodeRequest) -> bool:
-        machine = (self.machines or {}).get(request.machine_id)
-        return machine is None or machine.started
+        return (machine := self._machine(request)) is None or machine.started
 
     def _trouble(self, request: NodeRequest) -> Trouble | None:
-        machine = (self.machines or {}).get(request.machine_id)
+        machine = self._machine(request)
         return self.troubles.get(request.machine_id) or (machine.trouble if machine else None)
 
     def _told(self, request: NodeRequest) -> str:
-        trouble = self._trouble(request)
-        return f": {trouble}" if trouble else ""
+        return told(self._trouble(request), self._machine(request))
 
     def _launch_within_s(self, request: NodeRequest) -> int:
         within_s = self.pool.launch_within_s
@@ -338,7 +338,7 @@ class _View:
 
     def _terminating(self, request: NodeRequest, node: Node | None, event: Event | None, why: str) -> _Step:
         """Ask for termination until the machine is seen stopping; the listing decides, not our memory of having asked."""
-        machine = None if self.machines is None else self.machines.get(request.machine_id)
+        machine = self._machine(request)
         again = request.state is State.TERMINATING
         terminate = Terminate(
             pool=self.pool.name,

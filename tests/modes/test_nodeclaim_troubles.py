@@ -19,6 +19,7 @@ def test_a_claim_says_why_it_has_no_machine(reason: str) -> None:
     kube = cluster()
     mode = managed(kube)
     mode.launch(batch_of(mode, mode.offers()))
+    (fresh,) = mode.observe()
     failing = condition("Launched", "Unknown") | {"reason": reason, "message": "it cannot"}
     kube.patch_status(NODE_CLAIMS, "batch-0", {"status": {"conditions": [failing]}})
     (stuck,) = mode.observe()
@@ -28,6 +29,7 @@ def test_a_claim_says_why_it_has_no_machine(reason: str) -> None:
 
     assert (False, trouble) == (stuck.started, stuck.trouble)
     assert (True, None) == (running.started, running.trouble)
+    assert [False, True, True] == [one.noticed for one in (fresh, stuck, running)]
 
 
 def gave_up(kube: Kube, name: str, message: str) -> None:

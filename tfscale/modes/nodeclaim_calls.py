@@ -115,6 +115,7 @@ class Claims:
             offer="/".join(facts) if all(facts) else "",
             provider_id=provider_id,
             started=bool(provider_id),
+            noticed=bool(provider_id) or root.at("status", "conditions").given,
             trouble=None if provider_id else _trouble(root),
             stopping=meta.at("deletionTimestamp").given,
             launched_s=meta.at("creationTimestamp").seconds(),
