@@ -127,6 +127,7 @@ def test_a_record_says_what_keeps_its_machine_from_running_once() -> None:
     assert STUCK == only(plan, Advance).trouble
     assert Advance not in kinds(plan_for(seen(replace(NOT_CHOSEN, trouble=STUCK), requests=(written,))))
     assert None is only(over, Advance).trouble
+    assert Advance not in kinds(plan_for(replace(seen(requests=(written,)), machines={})))
 
 
 @given(st.sampled_from(["", "LaunchFailed"]))

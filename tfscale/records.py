@@ -179,7 +179,7 @@ class _View:
     def _entered(self, recorded: NodeRequest, request: NodeRequest) -> tuple[Action, ...]:
         """Write what it turned out to be, or what keeps its machine from running, where that is news."""
         trouble = self._trouble(request) if request.state is State.LAUNCHED else None
-        if recorded == request and says(request.conditions, trouble.reason if trouble else ""):
+        if recorded == request and (self.machines is None or says(request.conditions, trouble.reason if trouble else "")):
             return ()
         why = str(trouble) if trouble else f"it is {request.offer}" if request.offer else "it is tried again"
         return (Advance(pool=self.pool.name, before=recorded.state, request=request, trouble=trouble, why=why),)
@@ -218,14 +218,7 @@ class _View:
         """Return the most important thing that happened to the request's machine since its state was written."""
         machine = self._machine(request)
         if self._missing(request):
-            if request.state is not State.LAUNCHED:
-                return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
-            fresh = self.now_s < max(request.launched_s, self.seen_since_s) + self.policy.machine_lag_s
-            return (
-                (None, "")
-                if fresh
-                else (Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined{self._told(request)}")
-            )
+            return self._gone(request)
         if machine is not None and machine.stopping:
             return Event.STOPPED, f"machine {machine.id} is being stopped by somebody else{self._told(request)}"
         if request.state is State.DRAINING or request.machine_id in self.disrupted:
@@ -233,6 +226,13 @@ class _View:
         if request.state is State.READY:
             return (None, "") if node else (Event.NODE_GONE, f"node {request.node} was deleted")
         return self._joining(request, node)
+
+    def _gone(self, request: NodeRequest) -> tuple[Event | None, str]:
+        if request.state is not State.LAUNCHED:
+            return Event.MACHINE_GONE, f"machine {request.machine_id} is gone"
+        if self.now_s < max(request.launched_s, self.seen_since_s) + self.policy.machine_lag_s:
+            return None, ""
+        return Event.MACHINE_GONE, f"machine {request.machine_id} went before its node joined{self._told(request)}"
 
     def _was_to_end(self, request: NodeRequest) -> bool:
         """Return whether the cloud said that the machine would be gone by now; then it need not say it again."""

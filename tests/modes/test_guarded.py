@@ -14,7 +14,7 @@ from tests.modes.shelf import OFFERS, Shelf, ShelfKube, ShelfMode
 from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, ModeError, Problem, TfscaleError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODES, PODS
-from tfscale.model import LaunchBatch, Machine, Offer
+from tfscale.model import LaunchBatch, Machine, Offer, Trouble
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
 from tfscale.modes.guarded import guarded
 from tfscale.modes.static import StaticMode
@@ -247,6 +247,7 @@ def with_machine(**changes: object) -> Callable[[LaunchResult], LaunchResult]:
         ("observe", answering([OTHER]), "the pool 'floor', which was not asked for"),
         ("observe", answering([replace(OURS, id="")]), "a machine without id"),
         ("observe", answering([replace(cast("Any", OURS), launched_s="now")]), "a wrong type at 0.launched_s"),
+        ("observe", answering([replace(OURS, trouble=Trouble(reason="no luck", message=""))]), "no word in CamelCase: 'no luck'"),
         ("prepare", ordering(parameters={"token": {1}}), "TypeError: Object of type set is not JSON serializable"),
         ("prepare", ordering(parameters={"token": float("nan")}), "ValueError: Out of range float values"),
         ("prepare", ordering(parameters={"token": (1,)}), "the parameters, which are not plain JSON"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ __all__ = ["BrokenModeError", "guarded"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_REASON = re.compile("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
 _STRICT = ConfigDict(strict=True, revalidate_instances="always")
 _FLAGS = TypeAdapter(tuple[bool, ...], config=_STRICT)
 _PROBLEMS = TypeAdapter(tuple[Problem, ...], config=_STRICT)
@@ -138,6 +140,7 @@ class _Guard:
         with _contained("observe", self._pool):
             machines = _typed(_MACHINES, self._mode.observe())
             self._expect_ours(machines)
+            _expect_words([machine.trouble for machine in machines if machine.trouble])
             return machines
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
@@ -176,6 +179,7 @@ class _Guard:
             said = dict(look(machine_ids))
             _typed(_TROUBLES, said.values())
             _expect_among({*machine_ids}, "machine", [*said])
+            _expect_words(said.values())
             return said
 
     def examine(self) -> Sequence[Finding]:
@@ -243,6 +247,12 @@ def _is_sane(offer: Offer) -> bool:
 def _expect(holds: bool, wrong: str) -> None:  # noqa: FBT001 - as an assertion has it
     if not holds:
         raise _WrongAnswerError(wrong)
+
+
+def _expect_words(troubles: Iterable[Trouble]) -> None:
+    """The API server refuses a condition with another reason, and all of the status with it."""
+    wrong = [trouble.reason for trouble in troubles if not _REASON.fullmatch(trouble.reason)]
+    _expect(not wrong, f"a reason that is no word in CamelCase: {', '.join(map(repr, wrong[:3]))}")
 
 
 def _expect_once(what: str, ids: Sequence[str]) -> None:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _NO_TROUBLE = ("", "AwaitingReconciliation", "Launched")
 """Reasons of the condition ``Launched`` of a claim with which nothing went wrong. Source: Karpenter 1.14."""
+_MOST_TOLD = 300
+"""Characters of a message that are kept: it is written once for each offer. Karpenter cuts those of its events there, too."""
 _GIVEN_UP = f"involvedObject.kind={NODE_CLAIMS.kind},reason=InsufficientCapacityError"
 
 
@@ -156,14 +158,14 @@ def _trouble(claim: Field) -> Trouble | None:
     """Return why Karpenter has not launched a claim, or None: it has not tried yet."""
     launched = condition(claim, "Launched")
     reason, message = launched.at("reason").text(), launched.at("message").text()
-    return None if reason in _NO_TROUBLE else Trouble(reason=reason, message=message)
+    return None if reason in _NO_TROUBLE else Trouble(reason=reason, message=message[:_MOST_TOLD])
 
 
 def _given_up(event: Field) -> tuple[str, Trouble]:
     """Return which claim an event is about, and what it says."""
     name = event.at("involvedObject", "name").text()
     message = event.at("message").text().removeprefix(f"NodeClaim {name} event: ")
-    return name, Trouble(reason=event.at("reason").text(), message=message)
+    return name, Trouble(reason=event.at("reason").text(), message=message[:_MOST_TOLD])
 
 
 @contextmanager
