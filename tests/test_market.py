@@ -73,6 +73,19 @@ def test_a_pause_is_longer_each_time_and_short_at_most() -> None:
     assert [5, 10, 20, 40, 40, 5] == lengths_s
 
 
+@given(st.lists(st.integers(0, POOL.set_aside_s - 1), max_size=5))
+def test_what_was_bought_together_disappoints_once(gaps_s: list[int]) -> None:
+    """Of many claims of one call each tells its end, within the time for which its offers are out."""
+    pool, now_s = POOL, NOW_S
+    for gap_s in [0, *gaps_s]:
+        now_s += gap_s
+        pool = replace(pool, set_aside=(set_aside(pool, now_s, T4.id, "none left"),))
+    (entry,) = pool.set_aside
+
+    assert (1, now_s + POOL.set_aside_s) == (entry.times, entry.until_s)
+    assert 2 == set_aside(pool, entry.until_s, T4.id, "none left").times
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [(EVERYTHING, "its cloud wants a pause: */*/*"), (OTHERS_FIRST, "a launch was stuck, and others are to have their turn: *")],

@@ -106,11 +106,14 @@ def _without(offer: Offer, names: Collection[str]) -> Offer | None:
 def set_aside(pool: Pool, now_s: int, offer: str, reason: str, *, pod: str = "") -> SetAside:
     """Return the entry that leaves an offer out, for twice as long as before if it disappointed not long ago.
 
+    While it is out nothing of it is bought: what fails then was bought before, and is the same disappointment.
     An offer without capacity costs nothing but a call. A node that never became ready, or that fits none of the pods it was
     bought for, was paid for: it is tried again much later. For the former, `offer` is an instance type alone.
     """
     before = next((entry for entry in pool.set_aside if (entry.offer, entry.pod) == (offer, pod)), None)
-    times = before.times + 1 if before and now_s < _forget_at_s(pool, before) else 1
+    times = 1
+    if before and now_s < _forget_at_s(pool, before):
+        times = before.times + (now_s >= before.until_s)
     length_s = _shortest_s(pool, offer, pod) << min(times - 1, MOST_DOUBLINGS)
     return SetAside(offer=offer, pod=pod, until_s=now_s + length_s, times=times, reason=reason)
 
