@@ -110,11 +110,11 @@ STUCK = Trouble(reason="LaunchFailed", message="no subnet")
 def test_a_machine_that_is_only_tried_is_not_launched_and_its_record_says_why() -> None:
     """Once it runs, the record takes that back."""
     kube = recorded()
-    carried_out(kube, replace(advance(State.LAUNCHED), trouble=STUCK))
+    carried_out(kube, replace(advance(State.LAUNCHED), reason=STUCK.reason, why=str(STUCK)))
     launched = condition(kube, "Launched")
     carried_out(kube, advance(State.LAUNCHED))
 
-    assert ("Unknown", "LaunchFailed", "no subnet") == (launched["status"], launched["reason"], launched["message"])
+    assert ("Unknown", "LaunchFailed", "LaunchFailed: no subnet") == (launched["status"], launched["reason"], launched["message"])
     assert ("True", "Launched", "") == tuple(condition(kube, "Launched")[key] for key in ("status", "reason", "message"))
 
 
@@ -123,7 +123,7 @@ def test_a_record_that_goes_says_why_to_whoever_watches() -> None:
     kube = recorded()
     version = kube.list(NODE_REQUESTS).resource_version
     trouble = Trouble(reason="InsufficientCapacityError", message="no g6.xlarge")
-    carried_out(kube, Forget(pool="inference", request=LAUNCHED, node="", trouble=trouble, why=f"it went: {trouble}"))
+    carried_out(kube, Forget(pool="inference", request=LAUNCHED, node="", reason=trouble.reason, why=f"it went: {trouble}"))
     words, gone, *_ = kube.watch(NODE_REQUESTS, resource_version=version, timeout_s=0)
     (ready,) = (one for one in words.object["status"]["conditions"] if one["type"] == "Ready")
 

@@ -22,7 +22,7 @@ from tfscale.kube.evictions import evict, take_out_of_service
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import EVERYTHING, remembered, set_aside
-from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest, Trouble
+from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
     Action,
@@ -143,7 +143,7 @@ class _Hands:
         """Do one action."""
         match action:
             case Advance():
-                self._write_status(action.request, trouble=action.trouble)
+                self._write_status(action.request, reason=action.reason, why=action.why if action.reason else "")
             case Adopt():
                 return self._settle(action, action.batch, results_of(action.batch, action.machines))
             case Replay():
@@ -184,18 +184,12 @@ class _Hands:
     # --- records ---
 
     def _write_status(
-        self, request: NodeRequest, *, event: Event | None = None, trouble: Trouble | None = None, why: str = ""
+        self, request: NodeRequest, *, event: Event | None = None, reason: str = "", why: str = "", gone: bool = False
     ) -> None:
-        told = {"reason": trouble.reason, "why": why or trouble.message} if trouble else {"why": why}
-        conditions = updated(request.conditions, of_request(request.state, event=event, **told), now_s=self.cluster.now_s)
-        self._apply_status(NODE_REQUESTS, convert.request_status(replace(request, conditions=conditions)))
-
-    def _say_why(self, request: NodeRequest, trouble: Trouble, why: str) -> None:
-        """Write why a record goes, for whoever watches it. It stays in its state: it goes again if this is the last we do."""
-        ended = of_request(State.GONE, reason=trouble.reason, why=why)
-        conditions = updated(request.conditions, ended, now_s=self.cluster.now_s)
-        with suppress(NotFoundError):
-            self._apply_status(NODE_REQUESTS, convert.request_status(replace(request, conditions=conditions)))
+        """Write a state and what it says; of a record that goes only the latter, so that it goes again after a crash."""
+        now = of_request(State.GONE if gone else request.state, event=event, reason=reason, why=why)
+        said = replace(request, conditions=updated(request.conditions, now, now_s=self.cluster.now_s))
+        self._apply_status(NODE_REQUESTS, convert.request_status(said))
 
     def _apply_status(self, kind: Kind, obj: Json) -> None:
         """Write all that we say in a status; what others say there stays. A record that was deleted is not made again."""
@@ -346,7 +340,7 @@ class _Hands:
         self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
         if action.event is not None:
             ended = replace(action.request, state=after(action.request.state, action.event))
-            self._write_status(ended, event=action.event, trouble=action.trouble, why=action.why)
+            self._write_status(ended, event=action.event, reason=action.reason, why=action.why)
         return Outcome(action=action, done=True)
 
     def _drain(self, action: Drain) -> Outcome:
@@ -380,15 +374,19 @@ class _Hands:
         return before
 
     def _pods_on(self, node: str) -> list[str]:
-        pods = self.kube.list(PODS, field_selector=f"spec.nodeName={node}").items
-        return [pod_id for pod in pods if (pod_id := convert.keeps_busy(pod))]
+        return [
+            busy
+            for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={node}").items
+            if (busy := convert.keeps_busy(pod))
+        ]
 
     def _forget(self, action: Forget) -> Outcome:
         if action.node:
             self._delete(NODES, action.node)
         self._set_aside(action.pool, [(offer, "", action.why) for offer in action.disappointing])
-        if action.trouble:
-            self._say_why(action.request, action.trouble, action.why)
+        if action.reason:
+            with suppress(NotFoundError):
+                self._write_status(action.request, reason=action.reason, why=action.why, gone=True)
         self._delete(NODE_REQUESTS, action.request.name)
         return Outcome(action=action, done=True)
 

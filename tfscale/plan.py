@@ -8,7 +8,7 @@ from itertools import chain
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import Event, State
-from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer, Trouble
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer
 from tfscale.quantity import usd_text
 
 __all__ = [
@@ -64,8 +64,8 @@ class Advance:
     before: State
     request: NodeRequest
     """In its new state."""
-    trouble: Trouble | None = None
-    """What keeps its machine from running."""
+    reason: str = ""
+    """What keeps its machine from running, in one word; ``why`` says more."""
     why: str
 
     def __str__(self) -> str:
@@ -255,8 +255,7 @@ class Terminate:
     """Why it is given back. IDLE: a pod that has arrived meanwhile calls it off. None: it was asked for before."""
     disappointing: tuple[str, ...] = ()
     """What is set aside: an instance type of which no node became ready, or the offers of a machine that never joined."""
-    trouble: Trouble | None = None
-    """What kept the machine from running."""
+    reason: str = ""
     why: str
 
     def __str__(self) -> str:
@@ -275,8 +274,7 @@ class Forget:
     """The node object that is still there, or empty."""
     disappointing: tuple[str, ...] = ()
     """Offers that are set aside because the machine went before its node joined."""
-    trouble: Trouble | None = None
-    """Why it went, as far as anybody said so."""
+    reason: str = ""
     why: str
 
     def __str__(self) -> str:

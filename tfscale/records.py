@@ -178,11 +178,11 @@ class _View:
 
     def _entered(self, recorded: NodeRequest, request: NodeRequest) -> tuple[Action, ...]:
         """Write what it turned out to be, or what keeps its machine from running, where that is news."""
-        trouble = self._trouble(request) if request.state is State.LAUNCHED else None
-        if recorded == request and (self.machines is None or says(request.conditions, trouble.reason if trouble else "")):
+        reason = self._reason(request) if request.state is State.LAUNCHED else ""
+        if recorded == request and (self.machines is None or says(request.conditions, reason)):
             return ()
-        why = str(trouble) if trouble else f"it is {request.offer}" if request.offer else "it is tried again"
-        return (Advance(pool=self.pool.name, before=recorded.state, request=request, trouble=trouble, why=why),)
+        why = str(self._trouble(request)) if reason else f"it is {request.offer}" if request.offer else "it is tried again"
+        return (Advance(pool=self.pool.name, before=recorded.state, request=request, reason=reason, why=why),)
 
     def _disappointing(self, request: NodeRequest, event: Event | None) -> tuple[str, ...]:
         """Return what is not to be bought again at once: of a machine that never came to anything, what it was or could be."""
@@ -281,8 +281,7 @@ class _View:
             return Event.INITIALIZATION_TIMED_OUT, f"its node {lacking} {pool.initialise_within_s} s after it joined"
         if self._started(request):
             return Event.REGISTRATION_TIMED_OUT, f"its node did not join within {pool.register_within_s} s"
-        within_s = self._launch_within_s(request)
-        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {within_s} s{self._told(request)}"
+        return Event.LAUNCH_TIMED_OUT, f"the cloud did not run it within {self._launch_within_s(request)} s{self._told(request)}"
 
     def _machine(self, request: NodeRequest) -> Machine | None:
         return (self.machines or {}).get(request.machine_id)
@@ -294,12 +293,14 @@ class _View:
         machine = self._machine(request)
         return self.troubles.get(request.machine_id) or (machine.trouble if machine else None)
 
+    def _reason(self, request: NodeRequest) -> str:
+        return trouble.reason if (trouble := self._trouble(request)) else ""
+
     def _told(self, request: NodeRequest) -> str:
         return told(self._trouble(request), self._machine(request))
 
     def _launch_within_s(self, request: NodeRequest) -> int:
-        within_s = self.pool.launch_within_s
-        return min(within_s, self.policy.withdraw_s) if self._trouble(request) else within_s
+        return min(self.pool.launch_within_s, self.policy.withdraw_s if self._trouble(request) else self.pool.launch_within_s)
 
     def _lacks(self, request: NodeRequest, node: Node) -> str:
         """Return what keeps the node from taking pods, or nothing: it is Ready, not fenced, and shows all cards bought."""
@@ -346,17 +347,16 @@ class _View:
             node=node.name if node else "",
             event=None if again else event,
             disappointing=() if again else self._disappointing(request, event),
-            trouble=None if again else self._trouble(request),
+            reason="" if again else self._reason(request),
             why="asked for before, but it still runs" if again else why,
         )
         under_way = again and (machine is None or machine.stopping)
         changed = replace(request, state=State.TERMINATING)
         return _Step(changed, () if under_way else (terminate,), self.now_s + self.policy.poll_s)
 
-    def _forget(self, request: NodeRequest, node: Node | None, why: str, disappointing: tuple[str, ...] = ()) -> Forget:
+    def _forget(self, request: NodeRequest, node: Node | None, why: str, out: tuple[str, ...] = ()) -> Forget:
         left = node.name if node else ""
-        trouble = self._trouble(request)
-        return Forget(pool=self.pool.name, request=request, node=left, disappointing=disappointing, trouble=trouble, why=why)
+        return Forget(pool=self.pool.name, request=request, node=left, disappointing=out, reason=self._reason(request), why=why)
 
     def unsettled(self, batches: Sequence[LaunchBatch]) -> Iterator[Action]:
         """Yield what finds out the outcome of calls that were recorded but not settled."""
