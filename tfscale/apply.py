@@ -143,7 +143,7 @@ class _Hands:
         """Do one action."""
         match action:
             case Advance():
-                self._write_status(action.request, reason=action.reason, why=action.why if action.reason else "")
+                self._write_status(action.request, reason=action.reason, why=action.why)
             case Adopt():
                 return self._settle(action, action.batch, results_of(action.batch, action.machines))
             case Replay():
@@ -374,11 +374,8 @@ class _Hands:
         return before
 
     def _pods_on(self, node: str) -> list[str]:
-        return [
-            busy
-            for pod in self.kube.list(PODS, field_selector=f"spec.nodeName={node}").items
-            if (busy := convert.keeps_busy(pod))
-        ]
+        pods = self.kube.list(PODS, field_selector=f"spec.nodeName={node}").items
+        return [pod_id for pod in pods if (pod_id := convert.keeps_busy(pod))]
 
     def _forget(self, action: Forget) -> Outcome:
         if action.node:
