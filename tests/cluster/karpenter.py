@@ -90,7 +90,7 @@ def pool_of(mode: str, *, idle_after_s: int = 5) -> Json:
     return pool_object(Pool(name="pool", mode=mode, options=POOLS[mode], wanted=wanted, idle_after_s=idle_after_s))
 
 
-def create_pods(kube: Kube, count: int, *, first: int = 0, whole: bool = False, mirrored: bool = False) -> None:
+def create_pods(kube: Kube, count: int, *, first: int = 0, whole: bool = False, mirrored: bool = False, pool: str = "") -> None:
     """Create pods of which two share an L4, or each takes a whole one, with or without the mirrored resources."""
     share = {"tfscale.io/vram-request": "8Gi", "tfscale.io/compute-percent-request": "100" if whole else "40"}
     asked = Request(gpu_count=1, vram_mib=8_192, compute_milli=1_000 if whole else 400, gpu_models=("L4",))
@@ -99,6 +99,8 @@ def create_pods(kube: Kube, count: int, *, first: int = 0, whole: bool = False, 
     requests = {"cpu": "300m", "memory": "1Gi", **(mirrors if mirrored else {})}
     if mirrored:
         share["tfscale.io/gpu-model"] = "L4"
+    if pool:
+        share["tfscale.io/gpupool"] = pool
     limits = mirrors if mirrored else {}
     container = {"name": "main", "image": "example/main", "resources": {"requests": requests, "limits": limits}}
     spec = {"schedulerName": "tfscale", "terminationGracePeriodSeconds": 0, "containers": [container]}
