@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.facts import BATCH, POOL, T4, cluster, demand, kinds, machine, node, only, request
+from tests.facts import BATCH, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, request
 from tfscale.decide import Supply, decide
 from tfscale.headroom import free_pct, needed, split, standing
 from tfscale.lifecycle import State
@@ -128,6 +128,17 @@ def test_where_somebody_else_removes_nodes_those_that_are_needed_are_held() -> N
     assert ["a", "b"] == [one.node for one in first.actions if isinstance(one, Hold)]
     assert [] == kinds(plan_with(world(*nodes, machines=held), T4, reclaims_idle=True))
     assert ["a", "b"] == [one.node for one in plan_with(later, T4, reclaims_idle=True).actions if isinstance(one, Release)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ready": False}, {"ready": False, "silent_since_s": NOW_S - 9}, {"fenced": "it is cordoned"}]
+)
+def test_a_held_node_that_is_away_for_a_while_is_not_released(changes: dict[str, Any]) -> None:
+    """An outage of the API server or of a network must not give its nodes to whoever removes them."""
+    nodes = (full("a", 500, 500), replace(full("b", 500), **changes))
+    held = (machine("a", held=True), machine("b", held=True))
+
+    assert Release not in kinds(plan_with(world(*nodes, machines=held), T4, reclaims_idle=True))
 
 
 def test_held_nodes_stay_held_where_others_would_do_as_well() -> None:

@@ -105,7 +105,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     unserved = [left.demand for left in on_the_way.left]
 
     there = [node for node in filled(moves.nodes, on_nodes.placed) if node.ready and not node.fenced]
-    kept = _kept(cluster, pool, supply, there)
+    kept = _kept(cluster, pool, supply, [*there, *silent])
     freed = free(cluster, pool, book, chosen, kept if supply and supply.reclaims_idle else {})
     running = {demand.uid for demand in moves.demands}
     doubt = _doubt(nodes, silent)

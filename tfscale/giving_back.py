@@ -39,6 +39,9 @@ def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept
             if not machine.held:
                 actions.append(Hold(pool=pool.name, request=request, node=node.name, why=kept[node.name]))
             continue
+        if machine.held and node is not None and (node.fenced or not node.ready):
+            # What it is needed for is not known while it is away.
+            continue
         if machine.held:
             why = "it is not needed whatever becomes of the others"
             actions.append(Release(pool=pool.name, request=request, node=node.name if node else "", overdue=True, why=why))
