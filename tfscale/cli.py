@@ -23,7 +23,19 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsError, get_subc
 from tfscale import __version__
 from tfscale.errors import BadInputError, CloudUnreachableError, ClusterUnreachableError, TfscaleError
 from tfscale.quantity import time_s
-from tfscale.settings import Doctor, HelpText, IamPolicy, Manifests, Plan, Reconcile, Settings, Simulate
+from tfscale.settings import (
+    Adopt,
+    Doctor,
+    HandBack,
+    HelpText,
+    IamPolicy,
+    Manifests,
+    Plan,
+    Reconcile,
+    Settings,
+    Simulate,
+    flag_problems,
+)
 
 if TYPE_CHECKING:
     from tfscale.account import Account
@@ -57,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     except (ValidationError, SettingsError) as error:
-        return _say(_flag_problems(error), Exit.USAGE)
+        return _say(flag_problems(error), Exit.USAGE)
     except TfscaleError as error:
         return _say(str(error).splitlines(), _code(error))
     except (KeyboardInterrupt, BrokenPipeError):
@@ -248,6 +260,21 @@ def _doctor(settings: Settings, command: Doctor) -> int:
     return Exit.FAILED if any(one.verdict == "fail" for one in found) else Exit.DONE
 
 
+def _nodes(_: Settings, command: Adopt | HandBack) -> int:
+    from tfscale import adoption, live  # noqa: PLC0415 - see above
+    from tfscale.gpus import GpuTable  # noqa: PLC0415 - see above
+
+    kube = live.client(kubeconfig=command.kubeconfig, context=command.context)
+    if isinstance(command, Adopt):
+        results = adoption.adopt(kube, command.nodes, pool=command.pool, gpus=GpuTable(), dry_run=command.dry_run)
+    else:
+        results = adoption.hand_back(kube, command.nodes, wait_s=command.wait, dry_run=command.dry_run)
+    lines = [json.dumps([one.as_json() for one in results], indent=2)] if command.output == "json" else results
+    print(*lines, sep="\n", flush=True)
+    verdicts = {one.verdict for one in results}
+    return Exit.FAILED if "refused" in verdicts else Exit.PARTIAL if "waits" in verdicts else Exit.DONE
+
+
 def _drive(
     command: Reconcile,
     reconciler: Reconciler,
@@ -357,25 +384,9 @@ _RUN: Mapping[type, Callable[[Settings, Any], int]] = {
     Manifests: _manifests,
     IamPolicy: _iam_policy,
     Doctor: _doctor,
+    Adopt: _nodes,
+    HandBack: _nodes,
 }
-_SHORT = {"f": "file", "o": "output"}
-_COMMANDS = ("reconcile", "simulate", "plan", "manifests", "iam_policy", "doctor")
-
-
-def _flag_problems(error: ValidationError | SettingsError) -> list[str]:
-    if isinstance(error, SettingsError):
-        # The value of a list looks like JSON and is none.
-        return [str(error)]
-    lines = []
-    for item in error.errors(include_url=False):
-        names = [str(part) for part in item["loc"] if part not in _COMMANDS]
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if not names:
-            lines.append(message)
-            continue
-        flag = ".".join(_SHORT.get(name, name) for name in names).replace("_", "-")
-        lines.append(f"--{flag} is {item['input']!r}; want {message}")
-    return lines
 
 
 def _say(lines: Sequence[str], code: Exit) -> int:

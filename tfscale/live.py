@@ -108,13 +108,18 @@ def reconciler(
         )
 
 
+def client(*, kubeconfig: str | None, context: str | None) -> KubeClient:
+    """Return the client of a cluster for one command. Raises ``BadInputError`` for a bad kubeconfig."""
+    warnings.filterwarnings("ignore", message="Unverified HTTPS request")
+    return KubeClient.connect(kubeconfig=kubeconfig, context=context)
+
+
 def examined(*, kubeconfig: str | None, context: str | None, cluster: str, names: Sequence[str]) -> list[Finding]:
     """Return what was found when the pools of a cluster were examined: those of these names, or all.
 
     Raises ``BadInputError`` for a bad kubeconfig; whatever else is wrong is a finding.
     """
-    warnings.filterwarnings("ignore", message="Unverified HTTPS request")
-    kube, gpus = KubeClient.connect(kubeconfig=kubeconfig, context=context), GpuTable()
+    kube, gpus = client(kubeconfig=kubeconfig, context=context), GpuTable()
     return doctor.findings(
         kube,
         names=names,

@@ -9,8 +9,16 @@ from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, Field, model_validator
-from pydantic_settings import BaseSettings, CliImplicitFlag, CliPositionalArg, CliSubCommand, CliToggleFlag, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BaseModel, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliImplicitFlag,
+    CliPositionalArg,
+    CliSubCommand,
+    CliToggleFlag,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from tfscale.quantity import time_s
 
@@ -155,6 +163,31 @@ class Doctor(BaseModel):
     ] = "text"
 
 
+class _OfNodes(BaseModel):
+    nodes: Annotated[CliPositionalArg[list[str]], Field(min_length=1, description="names of nodes")]
+    kubeconfig: Annotated[
+        str | None, Field(description="kubeconfig file; default: $KUBECONFIG, ~/.kube/config, or the pod's service account")
+    ] = None
+    context: Annotated[str | None, Field(description="context of the kubeconfig; default: its current one")] = None
+    dry_run: Annotated[CliImplicitFlag[bool], Field(description="say what would be done, and do nothing")] = False
+    output: Annotated[
+        Literal["text", "json"],
+        Field(validation_alias=AliasChoices("o", "output"), description="form of the result on standard output"),
+    ] = "text"
+
+
+class Adopt(_OfNodes):
+    """Take nodes that somebody else made into a pool: slices are placed on them, and they are never given back."""
+
+    pool: Annotated[str, Field(min_length=1, description="name of the GPUPool")]
+
+
+class HandBack(_OfNodes):
+    """Empty adopted nodes of tfscale's pods, and leave them as they were before. Exit code 5: some are not empty yet."""
+
+    wait: Annotated[int, Field(ge=0, le=86_400, description="seconds that pods may take to leave; 0: ask once")] = 300
+
+
 class IamPolicy(BaseModel):
     """Print the least that the controller's role must be allowed, as an IAM policy."""
 
@@ -217,3 +250,26 @@ class Settings(BaseSettings):
     manifests: CliSubCommand[Manifests]
     iam_policy: CliSubCommand[IamPolicy]
     doctor: CliSubCommand[Doctor]
+    adopt: CliSubCommand[Adopt]
+    hand_back: CliSubCommand[HandBack]
+
+
+_SHORT = {"f": "file", "o": "output"}
+_COMMANDS = ("reconcile", "simulate", "plan", "manifests", "iam_policy", "doctor", "adopt", "hand_back")
+
+
+def flag_problems(error: ValidationError | SettingsError) -> list[str]:
+    """Return what is wrong with flags, one line each."""
+    if isinstance(error, SettingsError):
+        # The value of a list looks like JSON and is none.
+        return [str(error)]
+    lines = []
+    for item in error.errors(include_url=False):
+        names = [str(part) for part in item["loc"] if part not in _COMMANDS]
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if not names:
+            lines.append(message)
+            continue
+        flag = ".".join(_SHORT.get(name, name) for name in names).replace("_", "-")
+        lines.append(f"--{flag} is {item['input']!r}; want {message}")
+    return lines

@@ -236,7 +236,7 @@ def test_the_loop_sees_through_it_what_it_wrote() -> None:
         )
         reports = [loop.tick(number) for number in (1, 2)]
 
-        assert [3, 0] == [len(report.outcomes) for report in reports]
+        assert [4, 0] == [len(report.outcomes) for report in reports]
         assert ["n"] * 3 == [one["spec"]["nodeName"] for one in cluster.list(PODS).items]
 
 
