@@ -36,7 +36,7 @@ from tfscale.errors import (
     RefusedObjectError,
     TooManyRequestsError,
 )
-from tfscale.kube.port import NODE_CLAIMS, NODE_CLASSES
+from tfscale.kube.port import CRDS, NODE_CLAIMS, NODE_CLASSES
 from tfscale.model import NodeRequest, Offer
 from tfscale.modes.base import ScalingMode
 from tfscale.modes.nodeclaim_order import covered
@@ -395,3 +395,16 @@ def test_a_cluster_that_does_not_answer_is_an_error_of_the_mode() -> None:
     for call in (mode.check, mode.offers, mode.observe, lambda: mode.terminate(["x"])):
         with pytest.raises(CloudUnreachableError, match="no answer"):
             call()
+
+
+def test_a_karpenter_from_before_version_one_is_told_from_none() -> None:
+    """Its API server serves the claims in a version that nobody reads any more."""
+    kube = cluster()
+    kube.list_errors["nodeclaims"] = NotFoundError("no such resource")
+    versions = [{"name": "v1beta1", "served": True, "storage": True}, {"name": "v1alpha5", "served": False, "storage": False}]
+    names = {"plural": "nodeclaims", "kind": "NodeClaim", "singular": "nodeclaim", "listKind": "NodeClaimList"}
+    spec = {"group": "karpenter.sh", "scope": "Cluster", "names": names, "versions": versions}
+    kube.create(CRDS, {"metadata": {"name": "nodeclaims.karpenter.sh"}, "spec": spec})
+    (problem,) = managed(kube).check()
+
+    assert "this one serves nodeclaims.karpenter.sh in v1beta1 only, which Karpenter 1.0 left behind" in str(problem)

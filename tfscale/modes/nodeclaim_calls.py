@@ -23,7 +23,7 @@ from tfscale.errors import (
 )
 from tfscale.kube.fields import Field, named
 from tfscale.kube.nodes import POOL_LABEL
-from tfscale.kube.port import EVENTS, NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kind, Kube
+from tfscale.kube.port import CRDS, EVENTS, NODE_CLAIMS, NODE_CLASSES, NODE_POOLS, Json, Kind, Kube
 from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine, Trouble
 from tfscale.modes.base import LaunchResult
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, ZONE
@@ -229,6 +229,18 @@ def missing_kinds(kube: Kube, pool: str, mode: str) -> list[Problem]:
         try:
             kube.list(kind)
         except NotFoundError:
-            want = f"a mode that needs no Karpenter, or a cluster with Karpenter: this one serves no {kind.plural}.{kind.group}"
+            name, others = f"{kind.plural}.{kind.group}", _served(kube, kind)
+            here = f"{name} in {', '.join(others)} only, which Karpenter 1.0 left behind" if others else f"no {name}"
+            want = f"a mode that needs no Karpenter, or a cluster with Karpenter: this one serves {here}"
             return [Problem(where=f"gpupool {pool}", field="spec.mode", value=mode, want=want)]
     return []
+
+
+def _served(kube: Kube, kind: Kind) -> list[str]:
+    """Return the versions in which a kind is served; none where that cannot be known."""
+    try:
+        definition = named("customresourcedefinition", kube.get(CRDS, f"{kind.plural}.{kind.group}"))
+    except (NotFoundError, ForbiddenError):
+        return []
+    versions = definition.at("spec", "versions").items()
+    return [version.at("name").text() for version in versions if version.at("served").flag()]
