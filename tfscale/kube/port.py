@@ -74,6 +74,8 @@ NODE_CLASSES = (
     Kind("karpenter.k8s.aws", "v1", "ec2nodeclasses", "EC2NodeClass", namespaced=False),
     Kind("karpenter.azure.com", "v1beta1", "aksnodeclasses", "AKSNodeClass", namespaced=False),
     Kind("karpenter.kwok.sh", "v1alpha1", "kwoknodeclasses", "KWOKNodeClass", namespaced=False),
+    Kind("oci.oraclecloud.com", "v1beta1", "ocinodeclasses", "OCINodeClass", namespaced=False),
+    Kind("karpenter.k8s.oracle", "v1alpha1", "ocinodeclasses", "OciNodeClass", namespaced=False),
 )
 """The node classes of Karpenter's providers that are known here. A NodeClaim names its class by group, kind and name."""
 GPU_POOLS = Kind("tfscale.io", "v1alpha1", "gpupools", "GPUPool", namespaced=False)

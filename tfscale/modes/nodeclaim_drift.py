@@ -1,6 +1,6 @@
 """Whether a NodeClaim still is what would be made now. Of claims without a NodePool Karpenter does not look.
 
-Sources: the drift of Karpenter and of its AWS provider, which write a hash of its node class on each claim that they launch.
+Sources: the drift of Karpenter and of its providers, which write a hash of its node class on each claim that they launch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tfscale.kube.port import Json
 from tfscale.model import Machine
 from tfscale.modes.nodeclaim_options import NodeClassRef
 from tfscale.modes.nodeclaim_order import condition
+from tfscale.modes.nodeclaim_providers import provider_of
 from tfscale.pool import OfferFilter
 
 __all__ = ["class_drift", "karpenters_drift", "template_drift", "unwanted"]
@@ -54,7 +55,7 @@ def template_drift(claim: Json, *, labels: Mapping[str, str], spec: Mapping[str,
 
 def class_drift(claim: Json, ref: NodeClassRef, node_class: Json) -> str:
     """Return how the node class has changed since the claim was launched, or nothing where that cannot be told."""
-    key = f"{ref.group}/{ref.kind.lower()}-hash"
+    key = provider_of(ref.group).hash_annotation(ref.kind)
     at_launch, now = (obj["metadata"].get("annotations") or {} for obj in (claim, node_class))
     comparable = at_launch.get(key) and at_launch.get(f"{key}-version") == now.get(f"{key}-version")
     if comparable and now.get(key) not in {None, at_launch[key]}:

@@ -15,7 +15,8 @@ from tfscale.kube.pods import BoundPods
 from tfscale.kube.port import Json
 from tfscale.kube.requests import OWN_PREFIX
 from tfscale.model import INSTANCE_TYPE, Node, Offer
-from tfscale.modes.nodeclaim_labels import ARCH, AWS, OS, PLACE, REGION, ZONE, aws_labels, aws_region, is_aws_label
+from tfscale.modes.nodeclaim_labels import ARCH, OS, PLACE, REGION, ZONE
+from tfscale.modes.nodeclaim_providers import TypeFacts, provider_of
 from tfscale.pool import OfferFilter
 from tfscale.selectors import Taint
 
@@ -44,21 +45,19 @@ class NodeType:
 
     def labels(self, provider: str) -> Mapping[str, str]:
         """Return the labels that the provider, the group of a node class, writes on every node of this type."""
-        derived = self._derived() if provider == AWS else {}
+        derived = provider_of(provider).labels(self._facts())
         return {ARCH: self.arch, OS: "linux", **derived, **self._seen_of(provider)}
 
     def tells(self, key: str, provider: str) -> bool:
         """Return whether a label of the provider that is missing from ``labels`` is missing on the nodes too."""
-        if provider == AWS and is_aws_label(key, gpu_model=self.gpu_model):
-            return True
-        return _is_of_type(key, provider) and bool(self._seen_of(provider))
+        return provider_of(provider).tells(key, self._facts()) or (_is_of_type(key, provider) and bool(self._seen_of(provider)))
 
     def _seen_of(self, provider: str) -> Mapping[str, str]:
         return {key: value for key, value in self.seen.items() if _is_of_type(key, provider)}
 
-    def _derived(self) -> Mapping[str, str]:
-        return aws_labels(
-            self.name,
+    def _facts(self) -> TypeFacts:
+        return TypeFacts(
+            name=self.name,
             cpu_milli=self.cpu_milli,
             memory_mib=self.memory_mib,
             gpu_model=self.gpu_model,
@@ -90,7 +89,7 @@ class Living:
 
     def place(self, zone: str, provider: str) -> Mapping[str, str]:
         """Return the labels of a node in this zone, as far as they are known."""
-        region = aws_region(zone) if provider == AWS else ""
+        region = provider_of(provider).region_of(zone)
         return {ZONE: zone, **({REGION: region} if region else {}), **self.zones.get(zone, {})}
 
 

@@ -12,8 +12,8 @@ from tfscale.kube.port import NODE_CLAIMS, NODE_REQUESTS, NODES
 from tfscale.kube.records import read_node_request
 from tfscale.model import LaunchBatch, Machine, NodeRequest, Notice, Offer
 from tfscale.modes.base import LaunchResult, ModeContext, Order, ScalingMode
-from tfscale.modes.nodeclaim_labels import AWS
 from tfscale.modes.nodeclaim_options import canonical
+from tfscale.modes.nodeclaim_providers import AWS
 from tfscale.modes.nodeclaim_types import Living, known_types, living, offer_of, type_problems, wanted_types
 
 __all__ = ["offline"]

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from tfscale.errors import NotFoundError
 from tfscale.kube.fields import named
 from tfscale.kube.port import EVENTS, NODE_CLAIMS, Json, Kube
-from tfscale.modes.nodeclaim_labels import AWS
+from tfscale.modes.nodeclaim_providers import AWS
 from tfscale.testing.fake_ec2 import SimulatedMachine
 from tfscale.testing.fake_karpenter.conditions import LAUNCHED, REGISTERED, STAGES, Condition, write_status
 from tfscale.testing.fake_karpenter.machines import Machines, NoCapacityError, NotLaunchedError

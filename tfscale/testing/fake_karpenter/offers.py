@@ -10,8 +10,8 @@ from tfscale.catalogue import InstanceType
 from tfscale.gpus import GpuTable
 from tfscale.kube.requests import GPU_RESOURCE
 from tfscale.model import INSTANCE_TYPE, Offer
-from tfscale.modes.nodeclaim_labels import ARCH, AWS, CAPACITY_TYPE, OS, REGION, ZONE, aws_labels, is_aws_label
-from tfscale.selectors import Requirement
+from tfscale.modes.nodeclaim_labels import ARCH, CAPACITY_TYPE, OS, REGION, ZONE
+from tfscale.modes.nodeclaim_providers import TypeFacts, provider_of
 from tfscale.testing.fake_karpenter.objects import Wish
 
 __all__ = ["Offers"]
@@ -69,30 +69,23 @@ class Offers:
 
         Karpenter takes labels that it knows nothing of for what somebody else will write: they keep no type out.
         """
-        aws = wish.class_kind.group == AWS
-        return all(one.matches(labels) for one in wish.requirements if one.key in labels or (aws and self._tells(kind, one)))
-
-    def _tells(self, kind: InstanceType, requirement: Requirement) -> bool:
-        """Return whether a missing label of the provider says that the type has no such thing."""
-        return is_aws_label(requirement.key, gpu_model=self._model(kind))
+        provider, facts = provider_of(wish.class_kind.group), self._facts(kind)
+        # A label that the provider tells of and that is missing says that the type has no such thing.
+        return all(one.matches(labels) for one in wish.requirements if one.key in labels or provider.tells(one.key, facts))
 
     def _type_labels(self, kind: InstanceType, group: str) -> dict[str, str]:
-        labels = {INSTANCE_TYPE: kind.name, ARCH: kind.arch, OS: "linux"}
-        if group != AWS:
-            return labels
-        vram_mib = self._gpus.card(kind.gpu_model, vram_mib=kind.vram_mib).vram_mib if kind.gpu_count else 0
-        derived = aws_labels(
-            kind.name,
+        return {INSTANCE_TYPE: kind.name, ARCH: kind.arch, OS: "linux", **provider_of(group).labels(self._facts(kind))}
+
+    def _facts(self, kind: InstanceType) -> TypeFacts:
+        card = self._gpus.card(kind.gpu_model, vram_mib=kind.vram_mib) if kind.gpu_count else None
+        return TypeFacts(
+            name=kind.name,
             cpu_milli=kind.cpu_milli,
             memory_mib=kind.memory_mib,
-            gpu_model=self._model(kind),
+            gpu_model=card.name if card else "",
             gpu_count=kind.gpu_count,
-            vram_mib=vram_mib,
+            vram_mib=card.vram_mib if card else 0,
         )
-        return {**labels, **derived}
-
-    def _model(self, kind: InstanceType) -> str:
-        return self._gpus.find(kind.gpu_model).name if kind.gpu_count else ""
 
     @staticmethod
     def _offer(kind: InstanceType, zone: str, capacity_type: str) -> Offer:
