@@ -35,9 +35,7 @@ def test_an_api_from_before_version_one_is_named(kube: KubeClient) -> None:
     crd["spec"]["versions"][0]["name"] = "v1beta1"
     kube.create(CRDS, crd)
 
-    assert "this one serves nodeclaims.karpenter.sh in v1beta1 only, which Karpenter 1.0 left behind" in problems(
-        kube, "managed-nodeclaim"
-    )
+    assert "this one serves nodeclaims.karpenter.sh in v1beta1 only, not in v1" in problems(kube, "managed-nodeclaim")
 
 
 def test_definitions_without_a_controller_are_waited_for_no_longer_than_a_launch_may_take(kube: KubeClient) -> None:

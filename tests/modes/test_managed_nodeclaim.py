@@ -308,7 +308,9 @@ def test_the_check_names_what_is_missing() -> None:
 
     kube.list_errors["nodeclaims"] = NotFoundError("no such resource")
     (problem,) = managed(kube).check()
-    assert "want a mode that needs no Karpenter, or a cluster with Karpenter: this one serves no nodeclaims" in str(problem)
+    assert "want a mode that needs no Karpenter, or a cluster with Karpenter 1.0 or newer: this one serves no nodeclaims" in str(
+        problem
+    )
 
 
 def test_nothing_is_ordered_with_a_class_that_is_not_ready() -> None:
@@ -407,4 +409,4 @@ def test_a_karpenter_from_before_version_one_is_told_from_none() -> None:
     kube.create(CRDS, {"metadata": {"name": "nodeclaims.karpenter.sh"}, "spec": spec})
     (problem,) = managed(kube).check()
 
-    assert "this one serves nodeclaims.karpenter.sh in v1beta1 only, which Karpenter 1.0 left behind" in str(problem)
+    assert "with Karpenter 1.0 or newer: this one serves nodeclaims.karpenter.sh in v1beta1 only, not in v1" in str(problem)

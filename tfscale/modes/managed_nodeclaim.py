@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Self
 
@@ -26,6 +26,7 @@ from tfscale.modes.nodeclaim_order import (
     sorted_names,
     taint_json,
 )
+from tfscale.modes.nodeclaim_providers import provider_of
 from tfscale.modes.nodeclaim_types import Living, NodeType, known_types, living, offer_of, type_problems, wanted_types
 from tfscale.selectors import Taint
 
@@ -76,7 +77,7 @@ class ManagedNodeClaimMode:
             if refusal := class_refusal(self._kube, ref):
                 want = f"a node class that can be used ({refusal})"
                 problems.append(Problem(where=where, field="spec.options.nodeClassRef.name", value=ref.name, want=want))
-        return problems
+        return [*problems, *self._taint_problems(where)]
 
     def offers(self) -> Sequence[Offer]:
         """Return every wanted type, zone and capacity type. Whether the zone has the type, only Karpenter knows."""
@@ -156,6 +157,15 @@ class ManagedNodeClaimMode:
         ref = self._options.node_class_ref
         labels = {**self._options.labels, **kind.labels(ref.group), **seen.place(zone, ref.group), **class_label(ref)}
         return offer_of(kind, zone, capacity_type, labels=labels, taints=foreign_taints(self._taints, self._pool))
+
+    def _taint_problems(self, where: str) -> Iterator[Problem]:
+        """Yield a taint that is missing, without which the provider gives claims no types with GPUs."""
+        ref = self._options.node_class_ref
+        key = provider_of(ref.group).gpu_taint
+        if key and (key, "NoSchedule") not in {(taint.key, taint.effect) for taint in self._taints}:
+            want = f"among them {key}:NoSchedule, without which {ref.kind} gives no types with GPUs"
+            names = ", ".join(taint.key for taint in self._taints)
+            yield Problem(where=where, field="spec.options.taints", value=names, want=want)
 
     def _outdated(self, claim: Json, machine: Machine, node_class: Json | None) -> str:
         drift = template_drift(claim, labels=self._options.labels, spec=self._template())

@@ -209,7 +209,8 @@ def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
     try:
         found = named(kind.kind.lower(), kube.get(kind, ref.name))
     except NotFoundError:
-        return f"there is no {ref.kind} {ref.name}"
+        instead = _instead(kube, kind)
+        return f"this cluster serves {instead}" if instead else f"there is no {ref.kind} {ref.name}"
     if found.at("metadata", "deletionTimestamp").given:
         return f"{ref.kind} {ref.name} is being deleted"
     ready = condition(found, "Ready")
@@ -226,14 +227,20 @@ def class_refusal(kube: Kube, ref: NodeClassRef) -> str:
 def missing_kinds(kube: Kube, pool: str, mode: str) -> list[Problem]:
     """Return a problem where the API server does not serve Karpenter's objects."""
     for kind in (NODE_CLAIMS, NODE_POOLS):
-        try:
-            kube.list(kind)
-        except NotFoundError:
-            name, others = f"{kind.plural}.{kind.group}", _served(kube, kind)
-            here = f"{name} in {', '.join(others)} only, which Karpenter 1.0 left behind" if others else f"no {name}"
-            want = f"a mode that needs no Karpenter, or a cluster with Karpenter: this one serves {here}"
+        if instead := _instead(kube, kind):
+            want = f"a mode that needs no Karpenter, or a cluster with Karpenter 1.0 or newer: this one serves {instead}"
             return [Problem(where=f"gpupool {pool}", field="spec.mode", value=mode, want=want)]
     return []
+
+
+def _instead(kube: Kube, kind: Kind) -> str:
+    """Return what the API server serves instead of a kind: none of it, or other versions; empty where it serves the kind."""
+    try:
+        kube.list(kind)
+    except NotFoundError:
+        name, others = f"{kind.plural}.{kind.group}", _served(kube, kind)
+        return f"{name} in {', '.join(others)} only, not in {kind.version}" if others else f"no {name}"
+    return ""
 
 
 def _served(kube: Kube, kind: Kind) -> list[str]:
