@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,7 +168,7 @@ def test_claims_of_oracles_provider_need_the_taint_of_gpus() -> None:
     kube.create(next(kind for kind in NODE_CLASSES if kind.group == OCI), {"metadata": {"name": "gpu"}})
     taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
 
-    def said(**options: object) -> list[str]:
+    def said(**options: Any) -> list[str]:  # noqa: ANN401 - any option
         return [*map(str, managed(kube, wanted=wanted, nodeClassRef=ref, instanceTypes=[shape], **options).check())]
 
     (without,) = said()
