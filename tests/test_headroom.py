@@ -14,7 +14,7 @@ from tfscale.decide import Supply, decide
 from tfscale.headroom import free_pct, needed, split, standing
 from tfscale.lifecycle import State
 from tfscale.model import BoundPod, Cluster, Gpu, GpuSlice, Mirror, Node, Offer, Request
-from tfscale.plan import Hold, Launch, MarkIdle, Plan, Release, Terminate
+from tfscale.plan import Assign, Hold, Launch, MarkIdle, Plan, Release, Terminate
 from tfscale.pool import Limits
 
 HELD_BACK = replace(POOL, headroom_pct=40)
@@ -233,6 +233,17 @@ def test_what_is_split_is_held_only_where_somebody_else_removes_nodes() -> None:
 
     assert ["c"] == [one.node for one in plan_with(observed, T4, reclaims_idle=True).actions if isinstance(one, Hold)]
     assert [] == kinds(plan_with(observed, T4))
+
+
+def test_what_a_pod_will_take_of_the_sums_is_known_when_it_gets_its_place() -> None:
+    """With it the first node is full in sums, too, so that nobody who adds up would empty the other one."""
+    half = pod("w", 450)
+    waiting = replace(demand("w"), request=half.request, mirror=half.mirror)
+    observed = world(full("a", 450), full("b", 450), pools=(POOL,), demands=(waiting,))
+    plan = plan_with(observed, T4, reclaims_idle=True)
+
+    assert 1 == len([one for one in plan.actions if isinstance(one, Assign)])
+    assert [] == [one for one in plan.actions if isinstance(one, Hold)]
 
 
 def test_a_pool_that_is_deleted_holds_nothing_back() -> None:

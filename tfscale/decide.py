@@ -17,7 +17,7 @@ from itertools import chain
 from tfscale.disruption import replaceable
 from tfscale.draining import displaced, drains, filled, reserved, taken_back
 from tfscale.errors import Problem
-from tfscale.giving_back import Timed, free, idle, release, returns
+from tfscale.giving_back import free, idle, release
 from tfscale.headroom import free_pct, needed, split, standing
 from tfscale.lifecycle import State
 from tfscale.market import Stock, Supply, set_aside, usable, within
@@ -113,7 +113,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     wanted = [*unserved, *held_back]
     bought = _held(wanted, doubt) if doubt else _buy(cluster, pool, book, stock, supply, wanted)
     awaited = chosen | kept.keys() | moves.nodes_awaited(cluster, bought_for)
-    unused = idle(cluster, pool, book, awaited) if returns(pool, supply) else Timed()
+    unused = idle(cluster, pool, supply, book, awaited)
     plan = Plan(
         actions=(
             *book.actions,

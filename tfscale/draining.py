@@ -116,6 +116,7 @@ def filled(nodes: Sequence[Node], placed: Iterable[Placed]) -> list[Node]:
     """Return the nodes as if these pods were there."""
     more: dict[str, list[BoundPod]] = {}
     for one in placed:
-        pod = BoundPod(id=one.demand.id, uid=one.demand.uid, request=one.demand.request, slices=one.slices)
+        asked = one.demand
+        pod = BoundPod(id=asked.id, uid=asked.uid, request=asked.request, slices=one.slices, mirror=asked.mirror)
         more.setdefault(one.node, []).append(pod)
     return [replace(node, pods=(*node.pods, *more[node.name])) if node.name in more else node for node in nodes]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Supply
-from tfscale.model import Cluster
+from tfscale.model import Cluster, NodeRequest
 from tfscale.plan import Action, Hold, MarkIdle, Release, Terminate, Unguard
 from tfscale.pool import Pool
 from tfscale.records import Book
 
-__all__ = ["Timed", "free", "idle", "release", "returns"]
+__all__ = ["Timed", "free", "idle", "release"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept
     due: list[int] = []
     for request in book.requests:
         machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
-        if machine is None or machine.stopping:
+        if machine is None or machine.stopping or machine.stays:
             continue
         if node is not None and node.name in kept:
             if not machine.held:
@@ -64,17 +64,12 @@ def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept
     return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
 
 
-def returns(pool: Pool, supply: Supply | None) -> bool:
-    """Return whether idle nodes are ours to give back."""
-    return supply is not None and (pool.deleting or not supply.reclaims_idle)
-
-
-def idle(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str]) -> Timed:
+def idle(cluster: Cluster, pool: Pool, supply: Supply | None, book: Book, chosen: Collection[str]) -> Timed:
     """Mark nodes that nobody uses, and give back those that were marked long enough ago. `chosen` get a pod in this plan."""
     actions: list[Action] = []
     due: list[int] = []
     ready = [r for r in book.requests if r.state is State.READY and r.name in book.nodes and r.name not in book.problems]
-    for request in ready:
+    for request in _returnable(cluster, pool, supply, ready):
         node = book.nodes[request.name]
         busy = node.name in chosen or any(not pod.daemon for pod in node.pods)
         if busy:
@@ -97,6 +92,16 @@ def idle(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str]) -> T
         if node.idle_since_s is None:
             actions.append(MarkIdle(pool=pool.name, node=node.name, since_s=since_s, why="no pod is left on it"))
     return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
+
+
+def _returnable(cluster: Cluster, pool: Pool, supply: Supply | None, requests: Sequence[NodeRequest]) -> Sequence[NodeRequest]:
+    """Return those of the requests whose nodes are ours to give back when they are idle."""
+    if supply is None:
+        return []
+    if pool.deleting or not supply.reclaims_idle:
+        return requests
+    staying = {machine.id for machine in cluster.machines.get(pool.name, ()) if machine.stays}
+    return [request for request in requests if request.machine_id in staying]
 
 
 def release(cluster: Cluster, pool: Pool) -> list[Action]:

@@ -128,6 +128,8 @@ class Demand:
     uid: str
     pool: str
     request: Request
+    mirror: Mirror = Mirror()
+    """What its containers ask of the mirrored resources; nothing where they do not."""
     priority: int = 0
     created_s: int = 0
     terms: tuple[tuple[Requirement, ...], ...] = ()
@@ -267,6 +269,8 @@ class Machine:
     """Until when it is kept from whoever removes idle nodes, if no pod comes before; None: it is not kept."""
     held: bool = False
     """Kept from whoever removes nodes until it is released, whatever comes."""
+    stays: bool = False
+    """Nobody but us removes it when it is idle, also where somebody else does so with most machines of its mode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

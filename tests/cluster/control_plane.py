@@ -137,6 +137,7 @@ class ControlPlane:
             "BATCH_MAX_DURATION": "500ms",
             "INSTANCE_TYPES_FILE_PATH": str(path),
             "CPU_REQUESTS": "2000",
+            "FEATURE_GATES": "StaticCapacity=true",
         }
         self._run("karpenter", {}, environment)
         self._await("karpenter", f"http://127.0.0.1:{health}/readyz")

@@ -85,14 +85,17 @@ def test_a_server_that_stands_still_is_no_reason_to_believe_the_past(running: Co
         kube.create(NODES, {"metadata": {"name": "before"}})
         eventually(lambda: ["before"] == [node["metadata"]["name"] for node in cache.list(NODES).items])
         running.pause("kube-apiserver")
-        eventually(lambda: not cache.synced())
-        with pytest.raises(ClusterUnreachableError, match=r"list nodes: what is known is \d+ s old; want at most 2 s"):
-            cache.list(NODES)
-        with Cache(kube, kinds=[NODES], pace=QUICK):
-            time.sleep(0.5)  # its first call hangs in the handshake
-            began_s = time.monotonic()
-        assert time.monotonic() - began_s < 0.5
-        running.resume("kube-apiserver")
+        try:
+            eventually(lambda: not cache.synced())
+            # The reason is either that, or what became of one more try.
+            with pytest.raises(ClusterUnreachableError, match=r"list nodes: (what is known is \d+ s old|.* timed out)"):
+                cache.list(NODES)
+            with Cache(kube, kinds=[NODES], pace=QUICK):
+                time.sleep(0.5)  # its first call hangs in the handshake
+                began_s = time.monotonic()
+            assert time.monotonic() - began_s < 0.5
+        finally:
+            running.resume("kube-apiserver")
         eventually(cache.synced, within_s=30)
         assert ["before"] == [node["metadata"]["name"] for node in cache.list(NODES).items]
     kube.delete(NODES, "before")

@@ -38,7 +38,7 @@ def node_pool_of(mode: ReuseNodeClaimMode) -> str:
 @pytest.mark.parametrize(
     ("pool", "reason"),
     [
-        (node_pool(replicas=2), "it is static: spec.replicas is set"),
+        (node_pool(replicas=2), "it is static, and its template has no label tfscale.io/pool=gpus"),
         (node_pool(status={"conditions": [condition("Ready", "False")]}), "its condition Ready is False"),
         (
             node_pool(status={"conditions": [condition("NodeRegistrationHealthy", "False")]}),

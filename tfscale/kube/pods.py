@@ -127,6 +127,7 @@ def read_demand(pod: Field, *, pool: str, gpus: GpuTable, prefix: str) -> Demand
         uid=pod.at("metadata", "uid").needed(),
         pool=pool,
         request=gpu_request(pod, totals, notes, gpus),
+        mirror=mirrored(totals),
         priority=pod.at("spec", "priority").whole(least=-(2**31)),
         created_s=pod.at("metadata", "creationTimestamp").seconds(),
         terms=node_terms(pod),

@@ -51,6 +51,8 @@ class NodePool:
     conditions: tuple[Requirement, ...]
     """The same, to be held against labels."""
     taints: tuple[Taint, ...]
+    static: bool
+    """Karpenter makes its nodes, as many as ``spec.replicas`` says."""
     refusal: str = ""
     """Why no replica may be made, or nothing."""
 
@@ -122,7 +124,8 @@ def read_node_pool(obj: Json, pool: str) -> NodePool:
         requirements=tuple({key: value for key, value in item.mapping().items() if key != "minValues"} for item in items),
         conditions=conditions,
         taints=tuple(map(_taint, template.at("spec", "taints").items())),
-        refusal=next(_refusals(root, labels.get(POOL_LABEL, pool), pool, len(items)), ""),
+        static=root.at("spec", "replicas").given,
+        refusal=next(_refusals(root, labels.get(POOL_LABEL, ""), pool, len(items)), ""),
     )
 
 
@@ -140,13 +143,13 @@ def _class_ref(place: Field) -> NodeClassRef:
 def _refusals(root: Field, labelled: str, pool: str, requirements: int) -> Iterator[str]:
     if root.at("metadata", "deletionTimestamp").given:
         yield "it is being deleted"
-    if root.at("spec", "replicas").given:
-        # Karpenter counts the claims of a static pool by their label and deletes what is too many.
-        yield "it is static: spec.replicas is set"
+    if root.at("spec", "replicas").given and not labelled:
+        # Karpenter makes the claims of a static pool, and deletes those that are too many.
+        yield f"it is static, and its template has no label {POOL_LABEL}={pool} that would make all of its nodes this pool's"
     for name in ("Ready", "NodeRegistrationHealthy"):
         if condition(root, name).at("status").text() == "False":
             yield f"its condition {name} is False"
-    if labelled != pool:
+    if labelled not in {"", pool}:
         yield f"its nodes are labelled as those of gpupool {labelled}"
     if requirements > _MOST_REQUIREMENTS:
         yield f"it has {requirements} requirements, more than {_MOST_REQUIREMENTS}"

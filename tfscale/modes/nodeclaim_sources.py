@@ -12,10 +12,12 @@ from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, NODE_POOL
 from tfscale.modes.nodeclaim_limits import Limits, read_limits
 from tfscale.modes.nodeclaim_order import condition, foreign_taints
 from tfscale.modes.nodeclaim_pools import NodePool
-from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of
+from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of, wanted_types
 from tfscale.pool import OfferFilter
 
-__all__ = ["Candidate", "Source", "candidate", "sources_of"]
+__all__ = ["Candidate", "Source", "beyond", "candidate", "sources_of"]
+
+_CAPACITY_TYPES = ("on-demand", "spot")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,20 @@ def sources_of(
             if offer.id not in found or source.rank() < found[offer.id].rank():
                 found[offer.id] = source
     return found
+
+
+def beyond(pool: NodePool, types: Mapping[str, NodeType], seen: Living, wanted: OfferFilter) -> str:
+    """Return what a static NodePool allows that is not wanted, or nothing: what it launches, Karpenter alone chooses."""
+    provider, kinds = pool.class_ref.group, {kind.name for kind in wanted_types(types.values(), wanted)}
+    allowed = {kind.name for kind in types.values() if pool.obstacle(kind) is None}
+    if more := sorted(allowed - kinds):
+        return f"it is static, and allows {more[0]}, which the pool does not want"
+    for zone in sorted({*pool.zones(), *seen.zones}):
+        for one in _CAPACITY_TYPES:
+            is_wanted = one in wanted.capacity_types and zone in (wanted.zones or [zone])
+            if not is_wanted and pool.permits({**seen.place(zone, provider), CAPACITY_TYPE: one}):
+                return f"it is static, and allows {one} nodes in {zone}, which the pool does not want"
+    return ""
 
 
 def _offers(pool: NodePool, kinds: Sequence[NodeType], seen: Living, wanted: OfferFilter, gpu_pool: str) -> Iterator[Offer]:

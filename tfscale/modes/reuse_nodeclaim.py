@@ -19,8 +19,9 @@ from tfscale.modes.nodeclaim_labels import DO_NOT_DISRUPT, NODE_POOL
 from tfscale.modes.nodeclaim_options import ReuseOptions, canonical, catalogue_of, options_of
 from tfscale.modes.nodeclaim_order import HELD, PROTECTED, condition, covered, sorted_names
 from tfscale.modes.nodeclaim_pools import NodePool, read_node_pool
-from tfscale.modes.nodeclaim_sources import Source, candidate, sources_of
-from tfscale.modes.nodeclaim_types import NodeType, known_types, living, type_problems, wanted_types
+from tfscale.modes.nodeclaim_sources import Source, beyond, candidate, sources_of
+from tfscale.modes.nodeclaim_static import StaticPools
+from tfscale.modes.nodeclaim_types import Living, NodeType, known_types, living, type_problems, wanted_types
 from tfscale.spec import suggest
 
 __all__ = ["ReuseNodeClaimMode"]
@@ -52,6 +53,7 @@ class ReuseNodeClaimMode:
         self._wanted = canonical(context.pool, context.gpus)
         self._known = known_types(catalogue_of(context, options), context.gpus)
         self._claims = Claims(context.kube, pool=context.pool.name, mode=self.name)
+        self._static = StaticPools(context, mode=self.name)
 
     @classmethod
     def open(cls, context: ModeContext) -> Self:
@@ -94,6 +96,11 @@ class ReuseNodeClaimMode:
             refusal = here[0].candidate.limits.refusal(here[0].offer)
             raise LaunchRefusedError(f"batch {name}: nodepool {here[0].pool.name}: {refusal}")
         count = len(names) if best.room is None else min(len(names), best.room)
+        if best.pool.static:
+            # Which of what its template allows is launched, Karpenter alone chooses.
+            asked_for = {"nodePool": best.pool.name, "count": count}
+            allowed = tuple(source.offer.id for source in here if source.pool.name == best.pool.name)
+            return Order(parameters={"replicas": asked_for}, offers=allowed)
         chosen = covered([source.offer for source in here if source.pool.name == best.pool.name and source.holds(count)])
         epoch = self._epoch()
         claims = {
@@ -103,31 +110,42 @@ class ReuseNodeClaimMode:
         return Order(parameters={"claims": claims}, offers=tuple(offer.id for offer in chosen))
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
-        """Create the recorded claims. Their names make a replay harmless."""
-        return self._claims.launch(batch)
+        """Create the recorded claims, whose names make a replay harmless, or ask a static NodePool for more replicas."""
+        return self._static.launch(batch) if "replicas" in batch.parameters else self._claims.launch(batch)
 
     def observe(self) -> Sequence[Machine]:
         """Return this pool's claims, with how each differs from what is wanted now, and until when it is kept from disruption."""
         with translated("observe"):
-            nodes = self._nodes()
+            nodes, static = self._nodes(), self._static.owned()
             return [
-                replace(
-                    machine,
-                    outdated=karpenters_drift(claim) or unwanted(machine, self._wanted),
-                    protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)),
-                    held=_is_held(nodes.get(machine.provider_id)),
-                )
-                for claim in self._claims.all()
-                for machine in (self._claims.machine(claim),)
+                *(self._replica(claim, nodes) for claim in self._claims.all() if claim["metadata"]["name"] not in static),
+                *(self._of_static(claim) for claim in static.values()),
             ]
+
+    def _replica(self, claim: Json, nodes: Mapping[str, Json]) -> Machine:
+        machine = self._claims.machine(claim)
+        return replace(
+            machine,
+            outdated=karpenters_drift(claim) or unwanted(machine, self._wanted),
+            protected_until_s=self._protected_until_s(claim, nodes.get(machine.provider_id)),
+            held=_is_held(nodes.get(machine.provider_id)),
+        )
+
+    def _of_static(self, claim: Json) -> Machine:
+        """Return a node of a static NodePool. Karpenter keeps it whether it is used or not, and replaces it when it drifts."""
+        machine = self._claims.machine(claim)
+        return replace(machine, outdated=unwanted(machine, self._wanted), stays=True)
 
     def explain(self, machine_ids: Sequence[str]) -> Mapping[str, Trouble]:
         """Return why these claims are gone or going, as far as Karpenter said so."""
         return self._claims.explain(machine_ids)
 
     def terminate(self, machine_ids: Sequence[str]) -> None:
-        """Delete those of the claims that are this pool's."""
-        self._claims.delete(machine_ids)
+        """Delete those of the claims that are this pool's, or ask their static NodePool for fewer replicas."""
+        with translated("terminate"):
+            static = self._static.owned()
+        self._static.give_back([name for name in machine_ids if name in static])
+        self._claims.delete([name for name in machine_ids if name not in static])
 
     def hold(self, machine_ids: Sequence[str]) -> None:
         """Keep the nodes of these claims from disruption. One that somebody else keeps is only noted."""
@@ -221,7 +239,7 @@ class ReuseNodeClaimMode:
         kinds = tuple(wanted_types(types.values(), self._wanted))
         listed = {obj["metadata"]["name"]: obj for obj in self._kube.list(NODE_POOLS).items}
         wanted = listed.keys() if self._options.node_pools is None else self._options.node_pools
-        read = {name: self._read(listed[name]) for name in wanted if name in listed}
+        read = {name: self._read(listed[name], types, seen) for name in wanted if name in listed}
         usable = [candidate(pool, listed[pool.name], claims, types) for pool, refusal in read.values() if pool and not refusal]
         return _View(
             types=types,
@@ -231,13 +249,16 @@ class ReuseNodeClaimMode:
             sources=sources_of(usable, kinds, seen, self._wanted, gpu_pool=self._pool.name),
         )
 
-    def _read(self, obj: Json) -> tuple[NodePool | None, str]:
+    def _read(self, obj: Json, types: Mapping[str, NodeType], seen: Living) -> tuple[NodePool | None, str]:
         """Return the NodePool, and why no replica may be made of it, or nothing."""
         try:
             pool = read_node_pool(obj, self._pool.name)
         except BadInputError as error:
             return None, str(error)
-        return pool, pool.refusal or class_refusal(self._kube, pool.class_ref)
+        return pool, pool.refusal or self._beyond(pool, types, seen) or class_refusal(self._kube, pool.class_ref)
+
+    def _beyond(self, pool: NodePool, types: Mapping[str, NodeType], seen: Living) -> str:
+        return beyond(pool, types, seen, self._wanted) if pool.static else ""
 
     # --- problems ---
 

@@ -122,6 +122,11 @@ class Pool:
     uid: str
     consolidate_after_s: int | None
     """None is never."""
+    replicas: int | None
+    """How many nodes a static one has; None: it is not static."""
+    nodes_most: int | None
+    """Its limit on nodes, where it has one."""
+    template: Json
     status: Json
 
 
@@ -199,6 +204,9 @@ def read_pool(obj: Json) -> Pool:
         name=pool.at("metadata", "name").needed(),
         uid=pool.at("metadata", "uid").needed(),
         consolidate_after_s=_duration_s(after, otherwise=0),
+        replicas=pool.at("spec", "replicas").whole() if pool.at("spec", "replicas").given else None,
+        nodes_most=int(limit) if (limit := _amounts(pool.at("spec", "limits")).get("nodes")) is not None else None,
+        template=dict(pool.at("spec", "template").mapping()),
         status=obj.get("status") or {},
     )
 

@@ -20,6 +20,7 @@ from tfscale.testing.fake_karpenter.mirror import Mirror
 from tfscale.testing.fake_karpenter.objects import TERMINATION, Claim, Node, Pod, Pool, read_claim, read_node, read_pod, read_pool
 from tfscale.testing.fake_karpenter.offers import Offers
 from tfscale.testing.fake_karpenter.reclaiming import count, ends_s, is_lost, reclaim_empty
+from tfscale.testing.fake_karpenter.static import keep_replicas
 
 __all__ = ["KarpenterStandIn"]
 
@@ -48,11 +49,12 @@ class KarpenterStandIn:
     It shows how a controller of ours meets Karpenter: what is filled in, what comes late, what is taken away. It launches
     the cheapest offer that meets a claim, registers and initializes its node, gives up claims as Karpenter does (no
     capacity, no usable node class, launch, registration, expiry, a node or a machine that is gone), reclaims empty nodes of
-    NodePools, drains and ends what is deleted, counts ``NodePool.status``, and ends machines of no claim. It also collects
-    the claims of deleted NodePools, which in a cluster is kube-controller-manager's work.
+    NodePools, keeps the replicas of static ones, drains and ends what is deleted, counts ``NodePool.status``, and ends
+    machines of no claim. It also collects the claims of deleted NodePools, which in a cluster is kube-controller-manager's
+    work.
 
     What it does not do: provision for pending pods; enforce limits, disruption budgets, ``minValues`` or the immutability
-    of a claim; consolidate nodes that are not empty, by moving pods or by cheaper nodes; drift; static NodePools; repair
+    of a claim; consolidate nodes that are not empty, by moving pods or by cheaper nodes; drift; repair
     and interruption; reserved capacity; leave out offers that had no capacity before; spare pods that tolerate everything
     from eviction; detach volumes; hold disruption back while other claims are still launching. Every step takes no time but
     for the polls of disruption and draining.
@@ -103,6 +105,8 @@ class KarpenterStandIn:
         due_s = earliest(*(self._step(claim, seen) for claim in claims), self._clear_up(claims, seen))
         for pool in seen.pools.values():
             count(self._kube, pool, claims)
+            if pool.replicas is not None:
+                keep_replicas(self._kube, pool, claims, {claim.uid for claim in claims if _is_busy(claim, seen)})
         return None if due_s is None else max(due_s, now_s + 1)
 
     def _look(self, now_s: int) -> _Seen:
@@ -137,8 +141,8 @@ class KarpenterStandIn:
             register(self._kube, claim, node, seen.now_s)
         elif not claim.true(INITIALIZED):
             initialize(self._kube, claim, node, seen.now_s)
-        elif claim.pool in seen.pools:
-            busy = any(pod.ends_s is None for pod in seen.pods.get(node.name, ()))
+        elif claim.pool in seen.pools and seen.pools[claim.pool].replicas is None:
+            busy = _is_busy(claim, seen)
             return reclaim_empty(self._kube, claim, node, seen.pools[claim.pool], seen.now_s, busy=busy)
         return None
 
@@ -154,3 +158,9 @@ class KarpenterStandIn:
     def _end_leaked(self, machine: SimulatedMachine, now_s: int) -> int | None:
         leaked_s = machine.launched_s + _LEAKED_AFTER_S
         return self._ender.end_machine(machine, now_s) if leaked_s <= now_s else leaked_s
+
+
+def _is_busy(claim: Claim, seen: _Seen) -> bool:
+    """Return whether a pod that is not about to go is on the node of a claim."""
+    node = seen.nodes.get(claim.provider_id)
+    return node is not None and any(pod.ends_s is None for pod in seen.pods.get(node.name, ()))
