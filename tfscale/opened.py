@@ -77,6 +77,12 @@ class OpenModes:
         """Return those that may be asked and told something."""
         return {name: mode for name, one in self._open.items() if (mode := one.usable)}
 
+    def close_moved(self, pools: Iterable[Pool]) -> set[str]:
+        """Close the modes of pools that somebody moved to another one since they were opened. Return these pools."""
+        moved = {pool.name for pool in pools if pool.name in self._open and self._open[pool.name].rules.mode != pool.mode}
+        self._open = {name: one for name, one in self._open.items() if name not in moved}
+        return moved
+
     def leave_alone(self, failures: Mapping[str, ModeError], now_s: int) -> None:
         """Ask no cloud that rejected our credentials for a while. Then its mode is opened anew, and they are read anew."""
         for name, error in failures.items():
@@ -104,6 +110,11 @@ class Answers:
     supplies: Mapping[str, Supply]
     notices: Mapping[str, Sequence[Notice]]
     errors: dict[str, ModeError]
+
+    def without(self, pools: Collection[str]) -> Answers:
+        """Return them as if the modes of these pools had given none."""
+        machines = {name: given for name, given in self.machines.items() if name not in pools}
+        return replace(self, machines=machines, supplies={name: self.supplies[name] for name in self.supplies.keys() - pools})
 
 
 def ask(opened: Mapping[str, Opened], *, listen: bool) -> Answers:

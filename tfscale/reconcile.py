@@ -199,6 +199,9 @@ class Reconciler:
             notices=tuple(dict.fromkeys(chain.from_iterable(answers.notices.values()))),
         )
         self._ticks += 1
+        # What one mode launched must not be entered as another's: a pool that was moved since its mode was asked waits a round.
+        answers = answers.without(self._modes.close_moved(cluster.pools))
+        cluster = replace(cluster, machines=answers.machines)
         troubles, unexplained = explained(self._modes.usable(), cluster)
         cluster = replace(cluster, seen_since_s=self.seen_since_s, moment=f"{self.identity}{self._ticks}", troubles=troubles)
         plan = decide(cluster, answers.supplies, self.policy)
