@@ -24,15 +24,16 @@ def reconciler_of(kube: Kube, mode: str) -> Reconciler:
     """Return the loop for one pool, with its records in ConfigMaps."""
     records = InConfigMaps(kube, namespace="default")
     records.create(GPU_POOLS, pool_of(mode))
-    return _reconciler(records)
+    return reconciler_on(records)
 
 
 def successor_of(reconciler: Reconciler) -> Reconciler:
     """Return the loop of another process on the same cluster."""
-    return _reconciler(reconciler.kube)
+    return reconciler_on(reconciler.kube)
 
 
-def _reconciler(records: Kube) -> Reconciler:
+def reconciler_on(records: Kube) -> Reconciler:
+    """Return the loop on a cluster that knows our kinds."""
     gpus = GpuTable()
     return Reconciler(
         kube=records,

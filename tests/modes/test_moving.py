@@ -31,7 +31,7 @@ SPECS: dict[str, Json] = {
 }
 """What a pool says beside each mode."""
 OTHERS = ("options", "offers")
-CALLS = 1_200
+CALLS = 400
 """About as many calls to the API server as a run makes."""
 
 
@@ -135,7 +135,7 @@ MODES = st.sampled_from(sorted(SPECS))
 EDITS = st.dictionaries(st.integers(1, CALLS), MODES, min_size=1, max_size=3)
 
 
-@settings(max_examples=30 * FACTOR)
+@settings(max_examples=24 * FACTOR)
 @given(MODES, EDITS)
 def test_at_whatever_moment_the_mode_is_edited_nothing_is_adopted_disturbed_or_lost(first: str, edits: dict[int, str]) -> None:
     """Between any two calls, also twice and back: when it was moved back to whoever bought, all ran and all is given back."""
@@ -150,6 +150,51 @@ def test_at_whatever_moment_the_mode_is_edited_nothing_is_adopted_disturbed_or_l
         assert [] == disturbed(world)
         assert nothing_is_left(world)
         assert {"noderequests": 0, "launchbatches": 0} == recount.records(world.kube)
+
+
+BUYERS = [mode for mode in SPECS if mode != "static"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(first, second) for first in BUYERS for second in SPECS if first != second])
+def test_a_pool_that_was_moved_keeps_what_it_bought_and_says_until_when(first: str, second: str) -> None:
+    """Its pods run to their end, its nodes stay listed, and its condition names the mode that can give them back."""
+    with open_world(scenario_of(first)) as world:
+        ran: dict[str, str] = {}
+
+        def edit_when_a_pod_runs(_: Report) -> None:
+            if not ran and (places := running(world)):
+                ran.update(places)
+                move(world.kube, second)
+            each_is_its_own(world)
+
+        end(world, edit_when_a_pod_runs)
+        pods = {pod["metadata"]["name"]: pod for pod in world.kube.list(PODS).items}
+        status = world.kube.get(GPU_POOLS, POOL)["status"]
+        (ready,) = status["conditions"]
+
+        assert ran
+        assert ran == {name: pods[name]["spec"]["nodeName"] for name in ran if pods[name]["status"]["phase"] == "Succeeded"}
+        assert ({first}, len(world.kube.list(NODE_REQUESTS).items)) == (owners(world), status["bought"])
+        assert ("False", "BadMode") == (ready["status"], ready["reason"])
+        assert f"spec.mode is '{second}'; want {first} until" in ready["message"]
+
+
+def running(world: World) -> dict[str, str]:
+    """Return the nodes of the pods that run, by pod."""
+    pods = [pod for pod in world.kube.list(PODS).items if pod["status"]["phase"] == "Running"]
+    return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
+
+
+def test_a_pool_that_has_bought_nothing_is_moved_and_buys_by_its_new_mode() -> None:
+    """As soon as its pods can have a node; nothing has to be moved back."""
+    for mode in BUYERS:
+        with open_world(scenario_of("static")) as world:
+            end(world)
+            move(world.kube, mode)
+            end(world)
+
+            assert {"Succeeded"} == {pod["status"]["phase"] for pod in world.kube.list(PODS).items}
+            assert nothing_is_left(world)
 
 
 def scenario_of(mode: str) -> Scenario:
