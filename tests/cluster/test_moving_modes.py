@@ -9,7 +9,7 @@ from tests.cluster.karpenter import POOLS, create_pods, pool_of
 from tests.cluster.test_karpenter import loop, notes, nothing_is_left, reconciler_of, reconciler_on
 from tfscale.errors import RefusedObjectError
 from tfscale.kube.client import KubeClient
-from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS, NODE_CLAIMS, NODES, PODS, Kube
+from tfscale.kube.port import CONFIG_MAPS, GPU_POOLS, NODE_CLAIMS, NODE_REQUESTS, NODES, PODS, Kube
 from tfscale.reconcile import Reconciler
 
 
@@ -29,6 +29,11 @@ def end_pod(kube: Kube, name: str) -> None:
 def modes_of(kube: Kube) -> list[str]:
     """Return the modes that the claims name."""
     return sorted(notes(claim)["tfscale.io/mode"] for claim in kube.list(NODE_CLAIMS).items)
+
+
+def owners(kube: Kube) -> list[str]:
+    """Return the modes that the records name."""
+    return sorted(record["spec"]["mode"] for record in kube.list(NODE_REQUESTS).items)
 
 
 def places(kube: Kube) -> dict[str, str]:
@@ -65,10 +70,10 @@ def test_pods_run_on_through_three_modes_and_each_gives_back_its_own(karpenter: 
     end_pod(karpenter, "pod-2")
     end_pod(karpenter, "pod-1")
     move(reconciler.kube, "reuse-nodeclaim")
-    ticking(reconciler, lambda: modes_of(karpenter) == ["managed-nodeclaim"], "the replica is reclaimed")
+    ticking(reconciler, lambda: owners(reconciler.kube) == ["managed-nodeclaim"], "the replica is reclaimed and forgotten")
     move(reconciler.kube, "managed-nodeclaim")
     ticking(reconciler, lambda: not told(reconciler.kube), "the pool is well again")
-    assert places(karpenter).items() <= there.items()
+    assert (["managed-nodeclaim"], True) == (modes_of(karpenter), places(karpenter).items() <= there.items())
     end_pod(karpenter, "pod-0")
     loop(reconciler, lambda: nothing_is_left(reconciler) and records(karpenter) == before, "nothing is left", within_s=180)
 
