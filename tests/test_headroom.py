@@ -246,6 +246,14 @@ def test_what_a_pod_will_take_of_the_sums_is_known_when_it_gets_its_place() -> N
     assert [] == [one for one in plan.actions if isinstance(one, Hold)]
 
 
+def test_why_there_are_no_offers_is_told() -> None:
+    """As far as the mode says it."""
+    observed = world(pools=(POOL,), demands=(demand("w"),))
+    (unmet,) = decide(observed, {"inference": Supply(withheld=("nodepool gpu: it is full",))}).unmet
+
+    assert ("default/w", "nodepool gpu: it is full") == (unmet.pod, unmet.reasons[0])
+
+
 def test_a_pool_that_is_deleted_holds_nothing_back() -> None:
     """It is emptied."""
     deleted = replace(HELD_BACK, deleting=True)

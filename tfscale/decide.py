@@ -332,7 +332,7 @@ def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply 
     if pool.deleting:
         return _Bought(left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands})
     if not supply.offers:
-        return _Bought(left={demand.uid: () for demand in demands})
+        return _Bought(left={demand.uid: tuple(supply.withheld) for demand in demands})
     room = within(cluster, pool, book)
     if room.reason:
         return _Bought(left={demand.uid: (room.reason,) for demand in demands})

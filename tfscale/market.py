@@ -33,6 +33,8 @@ class Supply:
     """What the mode of one pool can do."""
 
     offers: Sequence[Offer] = ()
+    withheld: Sequence[str] = ()
+    """Why there are no offers, as far as the mode says so."""
     reclaims_idle: bool = False
     """True: somebody else removes idle nodes."""
     in_cluster: bool = False

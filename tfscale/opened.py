@@ -139,7 +139,13 @@ def ask(opened: Mapping[str, Opened], *, listen: bool) -> Answers:
         try:
             machines[name] = mode.observe()
             offers = () if one.problems else mode.offers()
-            supplies[name] = Supply(offers=offers, reclaims_idle=mode.reclaims_idle, in_cluster=mode.in_cluster)
+            guard: Any = mode
+            supplies[name] = Supply(
+                offers=offers,
+                withheld=() if one.problems or offers else guard.withheld(),
+                reclaims_idle=mode.reclaims_idle,
+                in_cluster=mode.in_cluster,
+            )
         except ModeError as error:
             errors[name] = error
     return Answers(machines=machines, supplies=supplies, notices=notices, errors=errors)

@@ -45,7 +45,8 @@ class FailingKube(FakeKube):
     """An API server whose next creates fail with `errors`, one each; None lets one pass. A lost reply comes after the act."""
 
     def __init__(self) -> None:
-        super().__init__(now=lambda: NOW_S, seed=1)
+        self.now_s = NOW_S
+        super().__init__(now=lambda: self.now_s, seed=1)
         self.errors: list[TfscaleError | None] = []
         self.lost_replies = False
         self.list_errors: dict[str, ClusterError] = {}

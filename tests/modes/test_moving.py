@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from tests.test_three_modes import PODS_OF_EACH, nothing_is_left, one_pool
 from tfscale.account import Account
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_CLAIMS, NODE_REQUESTS, PODS, Json, Kube
 from tfscale.reconcile import Report, run
-from tfscale.scenario import Scenario, read_scenario
+from tfscale.scenario import Scenario
 from tfscale.simulate import World, open_world
 
 POOL = "claimed"

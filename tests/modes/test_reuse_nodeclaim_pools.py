@@ -109,6 +109,50 @@ def test_an_unhealthy_claim_proves_nothing(change: dict[str, str]) -> None:
     assert "a" == node_pool_of(reuse(kube, wanted=L4))
 
 
+def test_what_works_just_there_comes_before_what_works_elsewhere() -> None:
+    """Both NodePools have launched the type; only the older success was in this zone."""
+    kube = cluster(node_pool("a"), node_pool("b"))
+    for name, zone in (("b", A), ("a", B)):
+        foreign_claim(kube, f"{name}-1", name)
+        launched(kube, f"{name}-1", f"g6.xlarge/{zone}/on-demand")
+        kube.now_s += 60
+
+    assert "b" == node_pool_of(reuse(kube, wanted=L4))
+
+
+def test_a_pool_whose_claim_cannot_be_launched_comes_last() -> None:
+    """Whatever its weight: the next claim would wait with that one."""
+    kube = cluster(node_pool("a", weight=10), node_pool("b"))
+    foreign_claim(kube, "a-1", "a")
+    failed = {**condition("Launched", "Unknown"), "reason": "LaunchFailed", "message": "no subnet"}
+    kube.patch_status(NODE_CLAIMS, "a-1", {"status": {"conditions": [failed]}})
+
+    assert "b" == node_pool_of(reuse(kube, wanted=L4))
+    kube.delete(NODE_CLAIMS, "a-1")
+    assert "a" == node_pool_of(reuse(kube, wanted=L4))
+
+
+def test_why_nothing_is_on_offer_is_said() -> None:
+    """One NodePool is full, the other one is not Ready."""
+    kube = cluster(
+        node_pool("full", limits={"nodes": "0"}), node_pool("sick", status={"conditions": [condition("Ready", "False")]})
+    )
+    mode = reuse(kube, wanted=L4)
+
+    assert [] == list(mode.offers())
+    assert [
+        "nodepool full: its limits leave no room for g6.xlarge: nodes 0 + 1 of 0",
+        "nodepool sick: its condition Ready is False",
+    ] == list(mode.withheld())
+
+
+def test_a_doctor_tells_of_each_pool_that_gives_nothing() -> None:
+    """Although another one can be used, so that the mode finds nothing wrong."""
+    kube = cluster(node_pool("a"), node_pool("sick", status={"conditions": [condition("Ready", "False")]}))
+
+    assert [("ok", "options"), ("warn", "nodepool")] == [(one.verdict, one.check) for one in reuse(kube, wanted=L4).examine()]
+
+
 def test_a_claim_is_of_one_pool() -> None:
     """The best offer says of which; offers of other NodePools are left out of the order."""
     kube = cluster(

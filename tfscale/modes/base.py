@@ -79,8 +79,9 @@ class ScalingMode(Protocol):
 
     Every method may raise :class:`~tfscale.errors.ModeError`; none retries for longer than a minute.
 
-    A mode may have two methods more. ``examine() -> Sequence[Finding]`` is its doctor. ``explain(machine_ids) ->
+    A mode may have three methods more. ``examine() -> Sequence[Finding]`` is its doctor. ``explain(machine_ids) ->
     Mapping[str, Trouble]`` says why machines are gone or going before their nodes joined, as far as that is known.
+    ``withheld() -> Sequence[str]`` says why there are no offers.
     """
 
     name: ClassVar[str]

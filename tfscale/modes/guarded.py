@@ -182,6 +182,16 @@ class _Guard:
             _expect_words(said.values())
             return said
 
+    def withheld(self) -> Sequence[str]:
+        """Return what the mode knows of why it offers nothing; nothing where it does not say."""
+        look = getattr(self._mode, "withheld", None)
+        if look is None:
+            return ()
+        with _contained("withheld", self._pool):
+            said = tuple(look())
+            _expect(all(isinstance(one, str) for one in said), "reasons that are not all texts")
+            return said
+
     def examine(self) -> Sequence[Finding]:
         """Return what the mode's own doctor finds, or where it has none, its check."""
         look = getattr(self._mode, "examine", None)

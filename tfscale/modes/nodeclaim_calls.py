@@ -28,16 +28,12 @@ from tfscale.model import INSTANCE_TYPE, LaunchBatch, Machine, Trouble
 from tfscale.modes.base import LaunchResult
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, ZONE
 from tfscale.modes.nodeclaim_options import NodeClassRef
-from tfscale.modes.nodeclaim_order import BATCH, MODE, condition
+from tfscale.modes.nodeclaim_order import BATCH, MODE, MOST_TOLD, condition, trouble
 
 __all__ = ["Claims", "class_of", "class_refusal", "missing_kinds", "translated"]
 
 log = logging.getLogger(__name__)
 
-_NO_TROUBLE = ("", "AwaitingReconciliation", "Launched")
-"""Reasons of the condition ``Launched`` of a claim with which nothing went wrong. Source: Karpenter 1.14."""
-_MOST_TOLD = 300
-"""Characters of a message that are kept: it is written once for each offer. Karpenter cuts those of its events there, too."""
 _GIVEN_UP = f"involvedObject.kind={NODE_CLAIMS.kind},reason=InsufficientCapacityError"
 
 
@@ -118,7 +114,7 @@ class Claims:
             provider_id=provider_id,
             started=bool(provider_id),
             noticed=bool(provider_id) or root.at("status", "conditions").given,
-            trouble=None if provider_id else _trouble(root),
+            trouble=None if provider_id else trouble(root),
             stopping=meta.at("deletionTimestamp").given,
             launched_s=meta.at("creationTimestamp").seconds(),
         )
@@ -154,18 +150,11 @@ class Claims:
             log.info("nodeclaim %s is another one now: left alone", name)
 
 
-def _trouble(claim: Field) -> Trouble | None:
-    """Return why Karpenter has not launched a claim, or None: it has not tried yet."""
-    launched = condition(claim, "Launched")
-    reason, message = launched.at("reason").text(), launched.at("message").text()
-    return None if reason in _NO_TROUBLE else Trouble(reason=reason, message=message[:_MOST_TOLD])
-
-
 def _given_up(event: Field) -> tuple[str, Trouble]:
     """Return which claim an event is about, and what it says."""
     name = event.at("involvedObject", "name").text()
     message = event.at("message").text().removeprefix(f"NodeClaim {name} event: ")
-    return name, Trouble(reason=event.at("reason").text(), message=message[:_MOST_TOLD])
+    return name, Trouble(reason=event.at("reason").text(), message=message[:MOST_TOLD])
 
 
 @contextmanager

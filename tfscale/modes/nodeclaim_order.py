@@ -10,7 +10,7 @@ from tfscale.kube.fields import Field
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, Json
 from tfscale.kube.requests import GPU_RESOURCE, OWN_PREFIX
-from tfscale.model import INSTANCE_TYPE, NodeRequest, Offer
+from tfscale.model import INSTANCE_TYPE, NodeRequest, Offer, Trouble
 from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, DO_NOT_DISRUPT, ZONE
 from tfscale.modes.nodeclaim_options import NodeClassRef
 from tfscale.selectors import Taint
@@ -20,6 +20,7 @@ __all__ = [
     "EPOCH",
     "HELD",
     "MODE",
+    "MOST_TOLD",
     "PROTECTED",
     "claim",
     "class_label",
@@ -29,6 +30,7 @@ __all__ = [
     "selection",
     "sorted_names",
     "taint_json",
+    "trouble",
 ]
 
 MODE = f"{OWN_PREFIX}/mode"
@@ -39,6 +41,10 @@ PROTECTED = f"{OWN_PREFIX}/protected"
 HELD = f"{OWN_PREFIX}/held"
 """Says of a node that it is to stay: ``true`` where ``do-not-disrupt`` is ours to take off, ``kept`` where it was there."""
 
+MOST_TOLD = 300
+"""Characters of a message that are kept: it is written once for each offer. Karpenter cuts those of its events there, too."""
+_NO_TROUBLE = ("", "AwaitingReconciliation", "Launched")
+"""Reasons of the condition ``Launched`` of a claim with which nothing went wrong. Source: Karpenter 1.14."""
 MOST_TYPES = 60
 """Karpenter's own limit on the types of one launch."""
 
@@ -132,3 +138,10 @@ def condition(obj: Field, name: str) -> Field:
     conditions = obj.at("status", "conditions")
     found = (item for item in conditions.items() if item.at("type").text() == name)
     return next(found, Field(obj.where, f"{conditions.path}[{name}]", None))
+
+
+def trouble(claim: Field) -> Trouble | None:
+    """Return why Karpenter has not launched a claim, or None: it has not tried yet."""
+    launched = condition(claim, "Launched")
+    reason, message = launched.at("reason").text(), launched.at("message").text()
+    return None if reason in _NO_TROUBLE else Trouble(reason=reason, message=message[:MOST_TOLD])

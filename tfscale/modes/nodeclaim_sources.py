@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from tfscale.kube.fields import named
 from tfscale.kube.port import Json
 from tfscale.model import INSTANCE_TYPE, Offer
-from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, NODE_POOL
+from tfscale.modes.nodeclaim_labels import CAPACITY_TYPE, NODE_POOL, ZONE
 from tfscale.modes.nodeclaim_limits import Limits, read_limits
-from tfscale.modes.nodeclaim_order import condition, foreign_taints
+from tfscale.modes.nodeclaim_order import condition, foreign_taints, trouble
 from tfscale.modes.nodeclaim_pools import NodePool
 from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of, wanted_types
 from tfscale.pool import OfferFilter
@@ -27,7 +27,9 @@ class Candidate:
     pool: NodePool
     limits: Limits
     proven_s: Mapping[str, int]
-    """When the youngest healthy claim was made, by instance type: what works there demonstrably."""
+    """When the youngest healthy claim was made, by offer id and by instance type: what works there demonstrably."""
+    troubled: bool
+    """One of its claims cannot be launched: what is asked for there next would not fare better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +53,17 @@ class Source:
         """Return whether there is room for so many nodes."""
         return self.room is None or self.room >= count
 
-    def rank(self) -> tuple[bool, int, int, str]:
-        """Return the sort key: with room before without, then the largest weight, the latest success, and the name."""
-        proven_s = self.candidate.proven_s.get(self.offer.instance_type, 0)
-        return (not self.holds(1), -self.pool.weight, -proven_s, self.pool.name)
+    def rank(self) -> tuple[bool, bool, int, int, int, str]:
+        """Return the sort key: with room, without trouble, the largest weight, the latest success with it, and the name."""
+        here_s, anywhere_s = (self.candidate.proven_s.get(key, 0) for key in (self.offer.id, self.offer.instance_type))
+        return (not self.holds(1), self.candidate.troubled, -self.pool.weight, -here_s, -anywhere_s, self.pool.name)
 
 
 def candidate(pool: NodePool, obj: Json, claims: Iterable[Json], types: Mapping[str, NodeType]) -> Candidate:
     """Return the NodePool `obj` with what its own of the `claims` say. Raises ``BadInputError``."""
     own = [claim for claim in claims if (claim["metadata"].get("labels") or {}).get(NODE_POOL) == pool.name]
-    return Candidate(pool=pool, limits=read_limits(obj, own, types), proven_s=_proven_s(own))
+    troubled = any(trouble(named("nodeclaim", one)) for one in own if _is_living(one))
+    return Candidate(pool=pool, limits=read_limits(obj, own, types), proven_s=_proven_s(own), troubled=troubled)
 
 
 def sources_of(
@@ -107,13 +110,18 @@ def _proven_s(claims: Sequence[Json]) -> dict[str, int]:
     proven: dict[str, int] = {}
     for claim in filter(_is_healthy, claims):
         root = named("nodeclaim", claim)
-        kind = root.at("metadata", "labels", INSTANCE_TYPE).text()
-        proven[kind] = max(proven.get(kind, 0), root.at("metadata", "creationTimestamp").seconds())
+        facts = [root.at("metadata", "labels", key).text() for key in (INSTANCE_TYPE, ZONE, CAPACITY_TYPE)]
+        for key in (facts[0], "/".join(facts)):
+            proven[key] = max(proven.get(key, 0), root.at("metadata", "creationTimestamp").seconds())
     return proven
+
+
+def _is_living(claim: Json) -> bool:
+    return "deletionTimestamp" not in claim["metadata"]
 
 
 def _is_healthy(claim: Json) -> bool:
     root = named("nodeclaim", claim)
-    if root.at("metadata", "deletionTimestamp").given:
+    if not _is_living(claim):
         return False
     return condition(root, "Ready").at("status").text() == "True" and condition(root, "Drifted").at("status").text() != "True"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from tfscale.errors import BadInputError, ConflictError, LaunchRefusedError, NotFoundError, Problem
+from tfscale.finding import Finding, of_check
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import POOL_LABEL
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, NODES, Json, Kind
@@ -76,6 +77,23 @@ class ReuseNodeClaimMode:
         with translated("offers"):
             sources = self._view().sources
         return [source.offer for source in sources.values() if source.holds(1)]
+
+    def withheld(self) -> Sequence[str]:
+        """Return why NodePools give nothing, one line each."""
+        with translated("offers"):
+            view = self._view()
+        refused = {name: refusal for name, refusal in view.refusals.items() if refusal}
+        full = (source for source in view.sources.values() if not source.holds(1))
+        said = refused | {source.pool.name: source.candidate.limits.refusal(source.offer) for source in full}
+        return [f"nodepool {name}: {why}" for name, why in sorted(said.items())]
+
+    def examine(self) -> Sequence[Finding]:
+        """Return what the check finds, and why some of several NodePools give nothing."""
+        problems = self.check()
+        found = of_check(self._pool.name, self.name, problems)
+        less = [] if problems else self.withheld()
+        fix = "see the NodePool, or name in spec.options.nodePools those that are meant"
+        return [*found, *(Finding(pool=self._pool.name, check="nodepool", verdict="warn", says=one, fix=fix) for one in less)]
 
     def prepare(self, name: str, requests: Sequence[NodeRequest], offers: Sequence[Offer], *, now_s: int) -> Order:  # noqa: ARG002 - a claim's name is its token
         """Return the claims to create, by request: replicas of the NodePool of the best offer that has room.
