@@ -122,6 +122,7 @@ def examined(*, kubeconfig: str | None, context: str | None, cluster: str, names
     kube, gpus = client(kubeconfig=kubeconfig, context=context), GpuTable()
     return doctor.findings(
         kube,
+        now_s=int(time.time()),
         names=names,
         gpus=gpus,
         mode_of=modes.load,

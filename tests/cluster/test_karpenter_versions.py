@@ -11,14 +11,32 @@ from tests.cluster.control_plane import TOOLS
 from tests.cluster.karpenter import KWOK_CLASS, POOLS, create_pods, node_class
 from tests.cluster.running import names
 from tests.cluster.test_karpenter import reconciler_of
+from tfscale import doctor, modes
+from tfscale.catalogue import snapshot
+from tfscale.gpus import GpuTable
 from tfscale.kube.client import KubeClient
 from tfscale.kube.port import CRDS, NODE_REQUESTS, Json
 from tfscale.manifests import read_manifests
+from tfscale.modes.base import ModeContext
+from tfscale.reconcile import Reconciler
 
 
 def problems(kube: KubeClient, mode: str) -> str:
     """Return what a round of the loop says is wrong."""
     return "; ".join(map(str, reconciler_of(kube, mode).tick(int(time.time())).problems))
+
+
+def examined(reconciler: Reconciler, now_s: int) -> list[str]:
+    """Return what the doctor says of Karpenter."""
+    gpus, kube = GpuTable(), reconciler.kube
+    found = doctor.findings(
+        kube,
+        gpus=gpus,
+        mode_of=modes.load,
+        open_with=lambda pool: ModeContext(pool=pool, gpus=gpus, kube=kube, cluster="test", catalogue=snapshot()),
+        now_s=now_s,
+    )
+    return [one.says for one in found if one.check == "karpenter"]
 
 
 @pytest.mark.parametrize("mode", POOLS)
@@ -47,6 +65,7 @@ def test_definitions_without_a_controller_are_waited_for_no_longer_than_a_launch
     reconciler.tick(int(time.time()))
     assert 1 == len(names(kube))
     later_s = int(time.time()) + 301
+    assert ["nobody looks at 1 of its NodeClaims, such as " + min(names(kube))] == examined(reconciler, later_s)
 
     def withdrawn() -> bool:
         reconciler.tick(later_s)

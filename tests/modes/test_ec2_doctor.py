@@ -344,7 +344,7 @@ def examined(kube: FakeKube, cloud: SimulatedCloud, *names: str) -> list[Finding
     def context(pool: Pool) -> ModeContext:
         return ModeContext(pool=pool, gpus=gpus, kube=kube, cluster="test", aws=cloud.session, sleep=lambda _: None)
 
-    return doctor.findings(kube, names=names, gpus=gpus, mode_of=modes.load, open_with=context)
+    return doctor.findings(kube, names=names, gpus=gpus, mode_of=modes.load, open_with=context, now_s=0)
 
 
 def pool(name: str, mode: str = "static", **spec: object) -> dict[str, Any]:

@@ -103,6 +103,25 @@ def test_a_changed_node_class_makes_its_claims_outdated(at_launch: dict[str, str
     assert words == one_machine(mode).outdated
 
 
+@pytest.mark.parametrize(
+    ("group", "kind", "key"),
+    [
+        ("karpenter.azure.com", "AKSNodeClass", "karpenter.azure.com/aksnodeclass-hash"),
+        ("oci.oraclecloud.com", "OCINodeClass", "oci.oraclecloud.com/nodeclass-hash"),
+        ("karpenter.k8s.oracle", "OciNodeClass", "karpenter.k8s.oracle/ocinodeclass-hash"),
+    ],
+)
+def test_each_provider_has_an_annotation_of_its_own_for_the_hash(group: str, kind: str, key: str) -> None:
+    """Most are called after the kind of the class; that of Oracle's own provider is not."""
+    kube = cluster()
+    classes = next(one for one in NODE_CLASSES if (one.group, one.kind) == (group, kind))
+    kube.create(classes, {"metadata": {"name": "gpu", "annotations": {key: "2", f"{key}-version": "v1"}}})
+    mode = running(kube, nodeClassRef={"group": group, "kind": kind, "name": "gpu"})
+    kube.patch(NODE_CLAIMS, one_machine(mode).id, {"metadata": {"annotations": {key: "1", f"{key}-version": "v1"}}})
+
+    assert f"{kind} gpu has changed" == one_machine(mode).outdated
+
+
 def test_an_image_that_its_class_does_not_select_any_more_makes_a_claim_outdated() -> None:
     """A new AMI came out; before the class has looked for images nothing is concluded."""
     kube = cluster()

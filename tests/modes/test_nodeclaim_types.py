@@ -35,6 +35,15 @@ def test_a_living_node_tells_what_its_type_is() -> None:
     assert ("A10", 2, 7_800, 30_720, None) == (one.gpu_model, one.gpu_count, one.cpu_milli, one.memory_mib, one.price_micro_usd)
 
 
+def test_an_azure_node_tells_its_cards_before_feature_discovery_does() -> None:
+    """By what Karpenter's Azure provider wrote; how many there are says the device plugin."""
+    kube = cluster()
+    node(kube, "a", "Standard_NC48ads_A100_v4", TWO_CARDS, **{"karpenter__azure__com___sku-gpu-name": "A100"})
+    (one,) = offers(kube, "Standard_NC48ads_A100_v4")
+
+    assert ("A100", 2) == (one.gpu_model, one.gpu_count)
+
+
 def test_a_node_that_does_not_name_its_cards_tells_nothing() -> None:
     """Its type would look like one without GPUs."""
     kube = cluster()

@@ -31,8 +31,13 @@ MOST_CARDS = 128
 PODS_MAX = 110
 """Of a node that does not say; the kubelet's default."""
 
-_COUNT_LABELS = ("nvidia.com/gpu.count", "karpenter.k8s.aws/instance-gpu-count")
-_MODEL_LABELS = (f"{OWN_PREFIX}/gpu-model", "nvidia.com/gpu.product", "karpenter.k8s.aws/instance-gpu-name")
+_COUNT_LABELS = ("nvidia.com/gpu.count", "karpenter.k8s.aws/instance-gpu-count", "karpenter.azure.com/sku-gpu-count")
+_MODEL_LABELS = (
+    f"{OWN_PREFIX}/gpu-model",
+    "nvidia.com/gpu.product",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "karpenter.azure.com/sku-gpu-name",
+)
 _VRAM_LABELS = ("nvidia.com/gpu.memory", "karpenter.k8s.aws/instance-gpu-memory")
 _MTFLOPS_LABEL = f"{OWN_PREFIX}/gpu-mtflops"
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
