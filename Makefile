@@ -37,7 +37,7 @@ tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin
 test-cluster: $(INSTALLED) ## Run the tests that need a real control plane; without Go they are skipped.
 	@if PATH="$$PATH:/usr/local/go/bin" command -v go > /dev/null; then $(MAKE) tools; fi
 	$(BIN)/python -m pytest tests/cluster/test_contract.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster/test_contract.py tests/cluster
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore tests/cluster/test_contract.py tests/cluster
 
 soak-reflector: $(INSTALLED) $(TOOLS) ## Follow a real API server through 10 minutes of random faults. Needs Go.
 	$(BIN)/python -m tests.cluster.soak_reflector --seconds 600
