@@ -16,7 +16,7 @@ from tests import recount
 from tests.test_reconcile import FACTOR, CrashError, CrashingKube, restarted
 from tfscale.account import Account
 from tfscale.cli import Exit, main
-from tfscale.kube.port import EVENTS, GPU_POOLS, NODE_CLAIMS, NODE_REQUESTS, NODES, PODS, Json
+from tfscale.kube.port import EVENTS, GPU_POOLS, NODE_CLAIMS, NODE_POOLS, NODE_REQUESTS, NODES, PODS, Json
 from tfscale.quantity import time_s
 from tfscale.reconcile import Reconciler, Report, run
 from tfscale.scenario import Capacity, Fault, KarpenterStops, MachinesStop, Restart, Scenario, read_scenario
@@ -260,6 +260,25 @@ def test_a_pool_that_is_deleted_takes_its_claims_with_it(pool: str) -> None:
         shown(world, delete)
 
         assert ([], True) == (world.kube.list(GPU_POOLS).items, nothing_is_left(world))
+
+
+def test_a_pool_whose_only_nodepool_goes_says_so() -> None:
+    """Also where it could be used when the loop began; a NodePool that is made again is used again."""
+    with open_world(one_pool("shared")) as world:
+        node_pool = world.kube.get(NODE_POOLS, "gpu")
+        world.reconciler.tick(world.now_s())
+        world.kube.delete(NODE_POOLS, "gpu")
+        world.kube.end_terminations()
+        for _ in range(2):
+            report = world.reconciler.tick(world.now_s())
+        (ready,) = world.kube.get(GPU_POOLS, "shared")["status"]["conditions"]
+        metadata = {"name": "gpu", "annotations": node_pool["metadata"].get("annotations", {})}
+        world.kube.create(NODE_POOLS, {"metadata": metadata, "spec": node_pool["spec"]})
+        again = world.reconciler.tick(world.now_s())
+
+    assert ("False", "BadOptions") == (ready["status"], ready["reason"])
+    assert "a NodePool that nodes can be taken from (there is none)" in str(report.problems)
+    assert () == again.problems
 
 
 def test_the_json_of_the_demo_has_what_its_readers_need(capsys: pytest.CaptureFixture[str]) -> None:

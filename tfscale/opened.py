@@ -39,6 +39,8 @@ class Opened:
     """Why it could not be opened, could not tell its problems, or is left alone."""
     rejected_s: int | None = None
     """When its cloud rejected our credentials."""
+    doubted: bool = False
+    """It offered nothing, and what it hangs on may have changed since it was checked."""
 
     @property
     def usable(self) -> ScalingMode | None:
@@ -50,7 +52,7 @@ class Opened:
         if self.rules != rules:
             return False
         if self.rejected_s is None:
-            return not self.problems and self.failure is None
+            return not self.problems and self.failure is None and not self.doubted
         # A clock that was set back must not make it long.
         return 0 <= now_s - self.rejected_s < REJECTED_FOR_S
 
@@ -82,6 +84,11 @@ class OpenModes:
         moved = {pool.name for pool in pools if pool.name in self._open and self._open[pool.name].rules.mode != pool.mode}
         self._open = {name: one for name, one in self._open.items() if name not in moved}
         return moved
+
+    def doubt(self, supplies: Mapping[str, Supply]) -> None:
+        """Check those again in the next round that offer nothing of a cluster where they could: a NodePool may have gone."""
+        for name in [name for name, supply in supplies.items() if supply.in_cluster and not supply.offers]:
+            self._open[name] = replace(self._open[name], doubted=True)
 
     def leave_alone(self, failures: Mapping[str, ModeError], now_s: int) -> None:
         """Ask no cloud that rejected our credentials for a while. Then its mode is opened anew, and they are read anew."""

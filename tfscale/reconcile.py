@@ -184,6 +184,7 @@ class Reconciler:
         # from the second, so nothing that has a record looks gone.
         answers = ask(opened, listen=not dry_run)
         errors = answers.errors
+        self._modes.doubt(answers.supplies)
         self._modes.leave_alone(errors, now_s)
         cluster = read_cluster(
             pods=self.kube.list(PODS).items,

@@ -1,4 +1,4 @@
-"""Managed pools for tests with the real Karpenter, and ways to let their claims come to nothing."""
+"""Pools for tests with the real Karpenter, and ways to let their claims come to nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,21 @@ UNKNOWN_TYPE = {
 """One that the pool believes in, cheaper than the others, and that Karpenter does not know."""
 
 
-def managed(kube: Kube, *, types: tuple[str, ...] = ("g6.xlarge",), options: Json | None = None, **spec: Any) -> Reconciler:  # noqa: ANN401 - any field
-    """Return the loop for one managed pool of these types, with more options and other fields of its spec."""
-    reconciler = reconciler_of(kube, "managed-nodeclaim")
+def managed(kube: Kube, **options: Any) -> Reconciler:  # noqa: ANN401 - as of `pooled`
+    """Return the loop for one managed pool."""
+    return pooled(kube, "managed-nodeclaim", **options)
+
+
+def pooled(
+    kube: Kube,
+    mode: str,
+    *,
+    types: tuple[str, ...] = ("g6.xlarge",),
+    options: Json | None = None,
+    **spec: Any,  # noqa: ANN401 - any field
+) -> Reconciler:
+    """Return the loop for one pool of these types in a mode, with more options and other fields of its spec."""
+    reconciler = reconciler_of(kube, mode)
     offers = {"instanceTypes": [*types], **spec.pop("offers", {})}
     reconciler.kube.patch(GPU_POOLS, "pool", {"spec": {"offers": offers, "options": options or {}, **spec}})
     return reconciler

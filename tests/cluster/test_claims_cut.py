@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.cluster.claims import aside, claims, managed, running, tick
+import pytest
+
+from tests.cluster.claims import aside, claims, pooled, running, tick
 from tests.cluster.conftest import eventually
-from tests.cluster.karpenter import create_pods
+from tests.cluster.karpenter import POOLS, all_run, create_pods
 from tests.cluster.test_karpenter import successor_of
 from tfscale.kube.client import KubeClient
 from tfscale.kube.port import LAUNCH_BATCHES, NODE_REQUESTS
@@ -59,13 +61,17 @@ def serve(reconciler: Reconciler, kube: KubeClient, pod: str) -> bool:
     return False
 
 
-def test_a_controller_that_is_killed_between_any_two_writes_buys_nothing_twice(karpenter: KubeClient) -> None:
-    """From the first write for a pod to the last: each purchase is cut after one write more, until one was cut nowhere."""
+@pytest.mark.parametrize("mode", POOLS)
+def test_a_controller_that_is_killed_between_any_two_writes_buys_nothing_twice(karpenter: KubeClient, mode: str) -> None:
+    """From the first write for a pod to the last: each purchase is cut after one write more, until one was cut nowhere.
+
+    A replica is protected and released on the way. Its pod asks for the mirrored resources, so that Karpenter moves none.
+    """
     kube: Any = Mortal(karpenter)
-    reconciler = managed(kube, idleAfter="1h")
+    reconciler = pooled(kube, mode, idleAfter="1h")
     number, killed = 0, True
     while killed:
-        create_pods(karpenter, 1, first=number, whole=True)
+        create_pods(karpenter, 1, first=number, whole=True, mirrored=True)
         kube.left = number + 1
         killed = serve(reconciler, karpenter, f"pod-{number}")
         if killed:
@@ -77,6 +83,7 @@ def test_a_controller_that_is_killed_between_any_two_writes_buys_nothing_twice(k
     print(f"{number - 1} writes of one purchase, each the last of a process")  # noqa: T201 - how much was tried
 
     assert number > 5
+    assert all_run(karpenter)
     assert {} == aside(reconciler)
     assert number == len(reconciler.kube.list(NODE_REQUESTS).items) == len(reconciler.kube.list(LAUNCH_BATCHES).items)
     assert [True] * number == [batch["status"]["settled"] for batch in reconciler.kube.list(LAUNCH_BATCHES).items]
