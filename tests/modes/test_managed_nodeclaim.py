@@ -313,6 +313,19 @@ def test_the_check_names_what_is_missing() -> None:
     )
 
 
+def test_who_may_not_list_node_classes_is_told_of_a_missing_one() -> None:
+    """Whether the cluster serves their kind cannot be known then."""
+    kube = cluster()
+    kube.list_errors["ec2nodeclasses"] = NotFoundError("no such resource")
+    kube.delete(NODE_CLASSES[0], "gpu")
+    (unserved,) = managed(kube).check()
+    kube.list_errors["ec2nodeclasses"] = ForbiddenError("you may not")
+    (missing,) = managed(kube).check()
+
+    assert "(this cluster serves no ec2nodeclasses.karpenter.k8s.aws)" in str(unserved)
+    assert "(there is no EC2NodeClass gpu)" in str(missing)
+
+
 def test_nothing_is_ordered_with_a_class_that_is_not_ready() -> None:
     """Karpenter would delete the claims at once; a kind of class that nobody knows here is left to it."""
     kube = cluster()

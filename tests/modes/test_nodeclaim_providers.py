@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.modes.nodeclaims import cluster, managed, node_pool, reuse
-from tfscale.kube.port import NODE_CLASSES, Json
+from tests.modes.nodeclaims import INSTANCE_TYPE, ZONE, cluster, managed, node_pool, reuse
+from tfscale.kube.port import NODE_CLASSES, NODES, Json
 from tfscale.modes.nodeclaim_labels import is_fact
 from tfscale.modes.nodeclaim_providers import AWS, AZURE, KWOK, OCI, ZOOM, TypeFacts, provider_of
 from tfscale.pool import OfferFilter
@@ -27,8 +27,8 @@ EXAMPLES = (
 FACTS = st.builds(
     TypeFacts,
     name=st.sampled_from(EXAMPLES) | st.text("abNCDv0129_.-", min_size=1, max_size=12),
-    cpu_milli=st.integers(1, 400_000),
-    memory_mib=st.integers(1, 2**24),
+    cpu_milli=st.none() | st.integers(1, 400_000),
+    memory_mib=st.none() | st.integers(1, 2**24),
     gpu_model=st.sampled_from(["T4", "A100", "RTX-PRO-6000"]),
     gpu_count=st.integers(0, 16),
     vram_mib=st.integers(1, 2**18),
@@ -100,6 +100,23 @@ def test_azures_amounts_are_whole_cpus_and_mib_in_both_of_its_domains() -> None:
     assert ["24", "225280"] * 2 == [
         labels[f"{domain}/{name}"] for domain in (AZURE, "kubernetes.azure.com") for name in ("sku-cpu", "sku-memory")
     ]
+
+
+def test_what_a_node_allocates_tells_no_totals_of_its_machine() -> None:
+    """A learned type has the labels that its node carries, of both of Azure's domains, and no guessed ones."""
+    ref = {"group": AZURE, "kind": "AKSNodeClass", "name": "gpu"}
+    name, carried = "Standard_NC24ads_A100_v4", {f"{AZURE}/sku-memory": "225280", "kubernetes.azure.com/sku-cpu": "24"}
+    facts = {INSTANCE_TYPE: name, ZONE: "eastus-1", "kubernetes.io/arch": "amd64", f"{AZURE}/sku-gpu-name": "A100"}
+    allocatable = {"cpu": "23500m", "memory": "200Gi", "nvidia.com/gpu": "1"}
+    kube = cluster()
+    kube.create(
+        NODES, {"metadata": {"name": "a", "labels": {**facts, **carried}}, "spec": {}, "status": {"allocatable": allocatable}}
+    )
+    wanted = OfferFilter(zones=("eastus-1",), instance_types=(name,))
+    (offer,) = managed(kube, wanted=wanted, nodeClassRef=ref).offers()
+    totals = {key: value for key, value in offer.labels.items() if key.endswith(("sku-cpu", "sku-memory"))}
+
+    assert (23_500, carried) == (offer.cpu_milli, totals)
 
 
 @pytest.mark.parametrize(

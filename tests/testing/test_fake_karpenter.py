@@ -196,6 +196,19 @@ def test_a_claim_waits_for_a_node_class_that_does_not_know_yet(world: KarpenterW
     assert "True" == world.conditions("one")["Launched"]
 
 
+def test_oracles_provider_gives_claims_without_the_taint_of_gpus_no_such_types(world: KarpenterWorld) -> None:
+    """It is tried in vain, as with requirements that nothing meets; with the taint it is launched."""
+    kind = next(one for one in NODE_CLASSES if one.kind == "OCINodeClass")
+    world.kube.create(kind, {"metadata": {"name": "gpu"}})
+    ref = {"group": kind.group, "kind": kind.kind, "name": "gpu"}
+    world.claim("bare", nodeClassRef=ref)
+    world.claim("tainted", nodeClassRef=ref, taints=[{"key": "nvidia.com/gpu", "effect": "NoSchedule"}])
+    world.run(60)
+
+    assert "LaunchFailed" == world.reason("bare", "Launched")
+    assert "True" == world.conditions("tainted")["Launched"]
+
+
 def test_a_claim_of_another_provider_is_left_alone(world: KarpenterWorld) -> None:
     """Only claims of the known kinds of node classes are touched."""
     made = world.claim("one", nodeClassRef={**CLASS, "kind": "MoonNodeClass"})

@@ -229,6 +229,9 @@ def _instead(kube: Kube, kind: Kind) -> str:
     except NotFoundError:
         name, others = f"{kind.plural}.{kind.group}", _served(kube, kind)
         return f"{name} in {', '.join(others)} only, not in {kind.version}" if others else f"no {name}"
+    except ForbiddenError:
+        # Who may read one object may not be allowed to list them; what is needed and may not be read is told when it is.
+        return ""
     return ""
 
 

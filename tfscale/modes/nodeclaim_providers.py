@@ -28,11 +28,11 @@ KWOK = "karpenter.kwok.sh"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeFacts:
-    """What labels follow from. CPU and memory are the machine's totals."""
+    """What labels follow from. CPU and memory are the machine's totals; None where only what a node allocates is known."""
 
     name: str
-    cpu_milli: int
-    memory_mib: int
+    cpu_milli: int | None
+    memory_mib: int | None
     gpu_model: str = ""
     """Canonical name in the GPU table."""
     gpu_count: int = 0
@@ -100,12 +100,12 @@ def _name(facts: TypeFacts) -> str:
     return facts.name
 
 
-def _cpus(facts: TypeFacts) -> str:
-    return str(facts.cpu_milli // 1_000)
+def _cpus(facts: TypeFacts) -> str | None:
+    return None if facts.cpu_milli is None else str(facts.cpu_milli // 1_000)
 
 
-def _memory_mib(facts: TypeFacts) -> str:
-    return str(facts.memory_mib)
+def _memory_mib(facts: TypeFacts) -> str | None:
+    return None if facts.memory_mib is None else str(facts.memory_mib)
 
 
 def _cards(facts: TypeFacts) -> str:
@@ -245,12 +245,15 @@ _ZOOM = Provider(
 _KWOK_SIZE = re.compile(r"\w+\.(?P<size>nano|micro|small|medium|large|\d*xlarge|metal)")
 
 
-def _kwok_cpu(facts: TypeFacts) -> str:
-    return f"{facts.cpu_milli}m" if facts.cpu_milli % 1_000 else _cpus(facts)
+def _kwok_cpu(facts: TypeFacts) -> str | None:
+    return f"{facts.cpu_milli}m" if facts.cpu_milli and facts.cpu_milli % 1_000 else _cpus(facts)
 
 
-def _kwok_memory(facts: TypeFacts) -> str:
-    return f"{facts.memory_mib}Mi" if facts.memory_mib % 1_024 else f"{facts.memory_mib // 1_024}Gi"
+def _kwok_memory(facts: TypeFacts) -> str | None:
+    mib = facts.memory_mib
+    if mib is None:
+        return None
+    return f"{mib}Mi" if mib % 1_024 else f"{mib // 1_024}Gi"
 
 
 def _kwok_family(facts: TypeFacts) -> str:
@@ -258,7 +261,7 @@ def _kwok_family(facts: TypeFacts) -> str:
     return family if rest else family[:1]
 
 
-def _kwok_size(facts: TypeFacts) -> str:
+def _kwok_size(facts: TypeFacts) -> str | None:
     found = _KWOK_SIZE.fullmatch(facts.name)
     return found["size"] if found else _kwok_cpu(facts)
 

@@ -38,6 +38,8 @@ class NodeType:
     """Of one card."""
     cpu_milli: int
     memory_mib: int
+    learned: bool = False
+    """Whether only a living node tells of it. Then the machine's totals are not known."""
     prices: Mapping[str, int | None] = field(default_factory=dict)
     """Micro-USD per hour by capacity type."""
     seen: Mapping[str, str] = field(default_factory=dict)
@@ -58,8 +60,8 @@ class NodeType:
     def _facts(self) -> TypeFacts:
         return TypeFacts(
             name=self.name,
-            cpu_milli=self.cpu_milli,
-            memory_mib=self.memory_mib,
+            cpu_milli=None if self.learned else self.cpu_milli,
+            memory_mib=None if self.learned else self.memory_mib,
             gpu_model=self.gpu_model,
             gpu_count=self.gpu_count,
             vram_mib=self.vram_mib,
@@ -68,7 +70,8 @@ class NodeType:
 
 def _is_of_type(key: str, provider: str) -> bool:
     """Return whether a label is the provider's and is the same on all nodes of a type, whatever class or reservation they use."""
-    return key.startswith(f"{provider}/") and not ("nodeclass" in key or "reservation" in key)
+    its_own = key.startswith(f"{provider}/") or key in provider_of(provider).rules
+    return its_own and not ("nodeclass" in key or "reservation" in key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,7 @@ def _learned(obj: Json, labels: Mapping[str, str], gpus: GpuTable) -> NodeType |
         mtflops=card.mtflops if card else 0,
         cpu_milli=node.cpu_milli,
         memory_mib=node.memory_mib,
+        learned=True,
     )
 
 

@@ -31,7 +31,8 @@ class Offers:
 
     def types(self, wish: Wish) -> list[InstanceType]:
         """Return the types that the requirements let through, whatever their zone, price and size."""
-        return [kind for kind in self._types.values() if self._meets(wish, kind, self._type_labels(kind, wish.class_kind.group))]
+        kinds = [kind for kind in self._types.values() if _is_given(kind, wish)]
+        return [kind for kind in kinds if self._meets(wish, kind, self._type_labels(kind, wish.class_kind.group))]
 
     def fitting(self, wish: Wish) -> list[Offer]:
         """Return the offers, best first, that one call may ask for: all of the capacity type of the best.
@@ -98,3 +99,10 @@ class Offers:
             memory_mib=kind.memory_mib,
             price_micro_usd=kind.spot_price_micro_usd if spot else kind.price_micro_usd,
         )
+
+
+def _is_given(kind: InstanceType, wish: Wish) -> bool:
+    """Return whether a provider gives a claim with these taints a type at all."""
+    needed = provider_of(wish.class_kind.group).gpu_taint
+    taints = {(taint["key"], taint["effect"]) for taint in wish.taints}
+    return not (needed and kind.gpu_count) or (needed, "NoSchedule") in taints
