@@ -8,7 +8,7 @@ from typing import Any
 from tests.cluster.conftest import eventually
 from tests.cluster.karpenter import CARDS, KWOK_CLASS, all_run, condition, create_pods, pool_of
 from tests.cluster.running import names
-from tests.cluster.test_karpenter import loop, notes, nothing_is_left, reconciler_of
+from tests.cluster.test_karpenter import kept, loop, notes, nothing_is_left, reconciler_of
 from tfscale import modes
 from tfscale.catalogue import snapshot
 from tfscale.gpus import GpuTable
@@ -22,7 +22,10 @@ def test_a_replica_carries_exactly_what_was_specified(karpenter: KubeClient) -> 
     """Labels and annotations of claim and node, Karpenter's own facts beside them, and the NodePool as owner."""
     reconciler = reconciler_of(karpenter, "reuse-nodeclaim")
     create_pods(karpenter, 1)
+    reconciler.tick(int(time.time()))
+    (born,) = karpenter.list(NODE_CLAIMS).items
     loop(reconciler, lambda: all_run(karpenter), "the pod runs")
+    loop(reconciler, lambda: not kept(karpenter), "the replica is released")
     (claim,), (node,), (record,) = (
         karpenter.list(NODE_CLAIMS).items, karpenter.list(NODES).items, reconciler.kube.list(NODE_REQUESTS).items
     )  # fmt: skip
@@ -36,18 +39,25 @@ def test_a_replica_carries_exactly_what_was_specified(karpenter: KubeClient) -> 
     labels = {**CARDS, "karpenter.sh/nodepool": "gpu", "tfscale.io/pool": "pool", f"{KWOK_CLASS.group}/kwoknodeclass": "default"}
     hashes = {key: notes(pool)[key] for key in ("karpenter.sh/nodepool-hash", "karpenter.sh/nodepool-hash-version")}
     ours = {"tfscale.io/mode": "reuse-nodeclaim", "tfscale.io/batch": record["spec"]["batch"], "tfscale.io/epoch": "0"}
-    protection = {"karpenter.sh/do-not-disrupt", "tfscale.io/protected"}
+    protection = {"karpenter.sh/do-not-disrupt": "true", "tfscale.io/protected": "true"}
 
     assert record["metadata"]["name"] == claim["metadata"]["name"]
     assert labels | facts == without_the_place(claim["metadata"]["labels"])
     assert labels | facts == without_the_place(node["metadata"]["labels"])
-    assert hashes | ours == {key: value for key, value in notes(claim).items() if key not in protection and "kwok" not in key}
+    assert hashes | ours | protection == without_kwok(notes(born))
+    assert hashes | ours == without_kwok(notes(claim))
+    assert hashes | ours == without_kwok(notes(node))
     (owner,) = claim["metadata"]["ownerReferences"]
     assert ("NodePool", "gpu", pool["metadata"]["uid"], True, None) == (
         owner["kind"], owner["name"], owner["uid"], owner["blockOwnerDeletion"], owner.get("controller")
     )  # fmt: skip
     assert [] == claim["spec"].get("taints", [])
     assert {"nvidia.com/gpu": "1"} == claim["spec"]["resources"]["requests"]
+
+
+def without_kwok(annotations: dict[str, Any]) -> dict[str, Any]:
+    """Return annotations without those of Karpenter's provider and of the kubelet that is played."""
+    return {key: value for key, value in annotations.items() if "kwok" not in key and not key.startswith("node.alpha.")}
 
 
 def without_the_place(labels: dict[str, str]) -> dict[str, str]:
