@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tests.facts import BATCH, HALF, NOW_S, POOL, T4, cluster, demand, kinds, machine, node, only, plan_for, request
 from tfscale.disruption import deadline_s, heard, is_voluntary, joined, patience_s
 from tfscale.errors import ClusterError, NotFoundError
-from tfscale.kube.evictions import evict, take_out_of_service
+from tfscale.kube.evictions import evict
 from tfscale.kube.port import DISRUPTION_BUDGETS, NODES, PODS, Json
+from tfscale.kube.taints import take_out_of_service
 from tfscale.lifecycle import Event, State
 from tfscale.model import DISRUPTED, BoundPod, Cluster, Disruption, GpuSlice, Guest, NodeRequest, Notice
 from tfscale.plan import Assign, Drain, Forget, Launch, MarkIdle, Nominate, Terminate

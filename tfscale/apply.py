@@ -18,11 +18,12 @@ from tfscale.conditions import of_request, updated
 from tfscale.disruption import is_voluntary
 from tfscale.errors import CredentialsError, LaunchRefusedError, ModeError, NotFoundError, NotLeadingError, TfscaleError
 from tfscale.kube import convert
-from tfscale.kube.evictions import evict, take_out_of_service
+from tfscale.kube.evictions import evict
 from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, PODS, Json, Kind, Kube
+from tfscale.kube.taints import set_taint, take_out_of_service
 from tfscale.lifecycle import Event, State, after
 from tfscale.market import EVERYTHING, remembered, set_aside
-from tfscale.model import UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest
+from tfscale.model import RESERVED, UNREGISTERED, Cluster, LaunchBatch, Machine, NodeRequest
 from tfscale.modes.base import LaunchResult, Refusal, ScalingMode, results_of
 from tfscale.plan import (
     Action,
@@ -43,6 +44,7 @@ from tfscale.plan import (
     Recover,
     Release,
     Replay,
+    Reserve,
     Terminate,
     Unguard,
     some,
@@ -149,7 +151,7 @@ class _Hands:
             case Replay():
                 return self._call(action, action.batch)
             case Admit():
-                self._admit(action.node)
+                set_taint(self.kube, action.node, UNREGISTERED, on=False)
             case Advertise():
                 self.kube.patch_status(NODES, action.node, convert.advertisement(action.mirror))
             case Assign():
@@ -169,6 +171,8 @@ class _Hands:
                 return self._release(action)
             case Unguard():
                 self._guard(action.pool, on=False)
+            case Reserve():
+                set_taint(self.kube, action.node, RESERVED, on=action.on)
             case MarkIdle():
                 self.kube.patch(NODES, action.node, convert.idle_mark(action.since_s))
             case Launch():
@@ -203,13 +207,6 @@ class _Hands:
         annotations = convert.allocation(action.slices)
         self.kube.bind(name, namespace=namespace, node=action.node, uid=action.uid, annotations=annotations)
         return Outcome(action=action, done=True)
-
-    def _admit(self, node: str) -> None:
-        """Take our taint off a node. Guarded: others may add a taint at the same moment."""
-        obj = self.kube.get(NODES, node)
-        taints = [taint for taint in obj["spec"].get("taints", []) if taint.get("key") != UNREGISTERED]
-        guard = {"resourceVersion": obj["metadata"]["resourceVersion"]}
-        self.kube.patch(NODES, node, {"metadata": guard, "spec": {"taints": taints or None}})
 
     # --- buying ---
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Supply
-from tfscale.model import Cluster, NodeRequest
-from tfscale.plan import Action, Hold, MarkIdle, Release, Terminate, Unguard
+from tfscale.model import Cluster, Node, NodeRequest
+from tfscale.plan import Action, Hold, MarkIdle, Release, Reserve, Terminate, Unguard
 from tfscale.pool import Pool
 from tfscale.records import Book
 
@@ -35,33 +35,39 @@ def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept
         machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
         if machine is None or machine.stopping or machine.stays:
             continue
-        if node is not None and node.name in kept:
+        used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
+        keep = node is not None and node.name in kept
+        until_s = None if used or keep or machine.held else machine.protected_until_s
+        waits = until_s is not None and cluster.now_s < until_s
+        if until_s is not None and waits:
+            due.append(until_s)
+        actions += _opened(request, node, waits=waits and request.state is State.READY)
+        if node is not None and keep:
             if not machine.held:
                 actions.append(Hold(pool=pool.name, request=request, node=node.name, why=kept[node.name]))
-            continue
-        if machine.held and node is not None and (node.fenced or not node.ready):
+        elif machine.held:
             # What it is needed for is not known while it is away.
-            continue
-        if machine.held:
-            why = "it is not needed whatever becomes of the others"
-            actions.append(Release(pool=pool.name, request=request, node=node.name if node else "", overdue=True, why=why))
-            continue
-        if machine.protected_until_s is None:
-            continue
-        used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
-        if not used and cluster.now_s < machine.protected_until_s:
-            due.append(machine.protected_until_s)
-            continue
-        actions.append(
-            Release(
-                pool=pool.name,
-                request=request,
-                node=node.name if node else "",
-                overdue=not used,
-                why="it has its first pod" if used else "no pod came for it in time",
-            )
-        )
+            if node is None or not (node.fenced or not node.ready):
+                actions.append(_released(request, node, overdue=True, why="it is not needed whatever becomes of the others"))
+        elif machine.protected_until_s is not None and not waits:
+            why = "it has its first pod" if used else "no pod came for it in time"
+            actions.append(_released(request, node, overdue=not used, why=why))
     return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
+
+
+def _opened(request: NodeRequest, node: Node | None, *, waits: bool) -> list[Action]:
+    """Keep pods of others off a node that waits for its first pod: one that is empty invites Karpenter to move them there.
+
+    Before it is ready they are not kept off: the DaemonSets that make its cards usable come first.
+    """
+    if node is None or node.reserved == (waits and node.ready):
+        return []
+    why = "it waits for its first pod" if waits else "it does not wait for its first pod any more"
+    return [Reserve(pool=request.pool, request=request, node=node.name, on=not node.reserved, why=why)]
+
+
+def _released(request: NodeRequest, node: Node | None, *, overdue: bool, why: str) -> Release:
+    return Release(pool=request.pool, request=request, node=node.name if node else "", overdue=overdue, why=why)
 
 
 def idle(cluster: Cluster, pool: Pool, supply: Supply | None, book: Book, chosen: Collection[str]) -> Timed:

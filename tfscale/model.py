@@ -21,6 +21,7 @@ __all__ = [
     "CARD_MILLI",
     "DISRUPTED",
     "INSTANCE_TYPE",
+    "RESERVED",
     "UNREGISTERED",
     "BoundPod",
     "Cluster",
@@ -46,6 +47,8 @@ UNREGISTERED = "tfscale.io/unregistered"
 """The taint that our nodes come with; it is taken off when all of a node is there."""
 DISRUPTED = "tfscale.io/disrupted"
 """The taint of a node that is to go. Whoever puts it on a node of ours asks for just that."""
+RESERVED = "tfscale.io/reserved"
+"""The taint that keeps pods of others off a node until its first pod is there. Ours are bound, whatever it says."""
 CARD_MILLI = 1_000
 """The compute of one whole card, in thousandths."""
 
@@ -185,6 +188,8 @@ class Node:
     pods_max: int = 110
     pods: tuple[BoundPod, ...] = ()
     ready: bool = True
+    reserved: bool = False
+    """Carries our taint that keeps pods of others away until its first pod is there."""
     silent_since_s: int | None = None
     """Since when it is not Ready; None where it is, or where nobody wrote it down."""
     fenced: str = ""

@@ -8,7 +8,8 @@ from itertools import chain
 
 from tfscale.errors import Problem
 from tfscale.lifecycle import Event, State
-from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, Mirror, NodeRequest, Offer
+from tfscale.model import GpuSlice, Guest, LaunchBatch, Machine, NodeRequest, Offer
+from tfscale.node_actions import Admit, Advertise, Hold, MarkIdle, Release, Reserve
 from tfscale.quantity import usd_text
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Recover",
     "Release",
     "Replay",
+    "Reserve",
     "Terminate",
     "Unguard",
     "Unmet",
@@ -134,20 +136,6 @@ class Nominate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarkIdle:
-    """Write on a node since when it is idle; None takes the mark off."""
-
-    pool: str
-    node: str
-    since_s: int | None
-    why: str
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"{'idle   ' if self.since_s is not None else 'in use '} {self.node} ({self.why})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """Buy one node for each request with one call: any of the offers, best first."""
 
@@ -178,34 +166,6 @@ class Recover:
     def __str__(self) -> str:
         """Return one line."""
         return f"recover {self.request.machine_id} {self.request.offer} ({self.why})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admit:
-    """Take the taint off a node of ours that it came with: it can take pods."""
-
-    pool: str
-    request: NodeRequest
-    node: str
-    why: str
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"admit   {self.node} ({self.why})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advertise:
-    """Write on a node what its cards have in all, for schedulers that add up."""
-
-    pool: str
-    node: str
-    mirror: Mirror
-    why: str
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"tell    {self.node}: {self.mirror.vram_mib} MiB, {self.mirror.mtflops} mTFLOPs ({self.why})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,37 +243,6 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """Keep a node from whoever removes nodes, until it is released."""
-
-    pool: str
-    request: NodeRequest
-    node: str
-    why: str
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"hold    {self.request.machine_id} {self.node} ({self.why})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """Leave a node to whoever removes idle nodes: until now it was kept for its first pod."""
-
-    pool: str
-    request: NodeRequest
-    node: str
-    """Empty where no node joined."""
-    overdue: bool
-    """True: no pod came in time. False: not before a pod is there."""
-    why: str
-
-    def __str__(self) -> str:
-        """Return one line."""
-        return f"free    {' '.join(filter(None, (self.request.machine_id, self.node)))} ({self.why})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Unguard:
     """Let a pool that is being deleted go: nothing is left that was bought for it."""
 
@@ -349,6 +278,7 @@ Action = (
     | Nominate
     | Avoid
     | MarkIdle
+    | Reserve
     | Launch
     | Drain
     | Terminate

@@ -7,8 +7,9 @@ from dataclasses import replace
 from tests.cluster.conftest import eventually
 from tests.cluster.control_plane import ControlPlane
 from tfscale.kube.client import KubeClient
-from tfscale.kube.evictions import evict, take_out_of_service
+from tfscale.kube.evictions import evict
 from tfscale.kube.port import DISRUPTION_BUDGETS, NODES, PODS, Json
+from tfscale.kube.taints import take_out_of_service
 from tfscale.model import DISRUPTED, Guest
 from tfscale.testing.contracts.kube.workplace import HOME, Workplace
 

@@ -1,4 +1,4 @@
-"""A node taken out of service, and its pods asked to leave: what ``kubectl drain`` does, one step at a time."""
+"""Pods asked to leave: what ``kubectl drain`` does, one step at a time."""
 
 from __future__ import annotations
 
@@ -6,31 +6,12 @@ import logging
 from collections.abc import Iterable
 
 from tfscale.errors import ClusterError, ConflictError, NotFoundError, NotLeadingError, TooManyRequestsError
-from tfscale.kube.port import NODES, Kube
-from tfscale.model import DISRUPTED, Guest
+from tfscale.kube.port import Kube
+from tfscale.model import Guest
 
-__all__ = ["evict", "take_out_of_service"]
+__all__ = ["evict"]
 
 log = logging.getLogger(__name__)
-
-
-def take_out_of_service(kube: Kube, node: str, *, value: str = "") -> None:
-    """Cordon a node and put our taint on it, once. One that is gone needs neither.
-
-    The taint tells everybody why, and outlives our records; `value` is what it says. Guarded: others may add taints of theirs
-    at the same moment.
-    """
-    try:
-        obj = kube.get(NODES, node)
-    except NotFoundError:
-        return
-    taints = obj["spec"].get("taints") or []
-    marked = any(taint.get("key") == DISRUPTED for taint in taints)
-    if marked and obj["spec"].get("unschedulable"):
-        return
-    taints = taints if marked else [*taints, {"key": DISRUPTED, "effect": "NoSchedule"} | ({"value": value} if value else {})]
-    guard = {"resourceVersion": obj["metadata"]["resourceVersion"]}
-    kube.patch(NODES, node, {"metadata": guard, "spec": {"unschedulable": True, "taints": taints}})
 
 
 def evict(kube: Kube, pods: Iterable[Guest]) -> list[str]:

@@ -17,7 +17,7 @@ from tfscale.kube.fields import Field, tried
 from tfscale.kube.pods import BoundPods
 from tfscale.kube.port import NODE_CLAIMS, Json
 from tfscale.kube.requests import GPU_RESOURCE, MIRRORS, OWN_PREFIX
-from tfscale.model import CARD_MILLI, BoundPod, Gpu, Mirror, Node
+from tfscale.model import CARD_MILLI, RESERVED, BoundPod, Gpu, Mirror, Node
 from tfscale.quantity import time_text
 from tfscale.selectors import Taint
 
@@ -142,7 +142,8 @@ def _shape(node: Field) -> Node:
         name="",
         pool="",
         labels=node.at("metadata", "labels").text_map(),
-        taints=tuple(taint for taint in taints if taint.key not in _SILENT_TAINTS),
+        taints=tuple(taint for taint in taints if taint.key not in _SILENT_TAINTS and taint.key != RESERVED),
+        reserved=any(taint.key == RESERVED for taint in taints),
         # Rounded down, unlike requests: what is not there cannot be given away.
         cpu_milli=int(allocatable.at("cpu").amount() * 1000),
         memory_mib=int(allocatable.at("memory").amount() / 2**20),
