@@ -11,7 +11,7 @@ from tests.facts import BATCH, L4, NOW_S, POOL, T4, cluster, demand, kinds, mach
 from tfscale.decide import Supply, decide
 from tfscale.lifecycle import State
 from tfscale.model import BoundPod, Cluster, Machine, NodeRequest, Request
-from tfscale.plan import Advance, Assign, Drop, Forget, Launch, Nominate, Plan, Release, Terminate
+from tfscale.plan import Advance, Assign, Drop, Forget, Launch, Nominate, Plan, Release, Reserve, Terminate
 from tfscale.pool import Limits
 
 ORDERED = replace(BATCH, offers=(T4.id, L4.id))
@@ -125,6 +125,40 @@ def test_a_node_is_kept_until_its_first_pod_or_its_time_is_over(
 
     assert released == [action.overdue for action in plan.actions if isinstance(action, Release)]
     assert plan.recheck_s == (None if released else NOW_S + 300)
+
+
+@pytest.mark.parametrize(
+    ("before", "there", "changes", "then"),
+    [
+        (False, (), {}, [True]),
+        (True, (), {}, []),
+        (False, (replace(POD, daemon=True),), {}, [True]),
+        (True, (POD,), {}, [False]),
+        (False, (POD,), {}, []),
+        (True, (), {"now_s": NOW_S + 300}, [False]),
+        (True, (), {"machine": replace(KEPT, protected_until_s=None, held=True)}, [False]),
+        (True, (), {"machine": replace(KEPT, protected_until_s=None)}, [False]),
+        (False, (), {"machine": replace(KEPT, stays=True)}, []),
+    ],
+    ids=["empty", "done", "a daemon", "a pod", "used", "nobody came", "held", "released", "static"],
+)
+def test_an_empty_node_is_reserved_for_as_long_as_it_is_kept_for_its_first_pod(
+    *, before: bool, there: tuple[BoundPod, ...], changes: dict[str, Any], then: list[bool]
+) -> None:
+    """Pods of others are kept off it, and are let again when it is a node like any other."""
+    kept = changes.get("machine", KEPT)
+    nodes = (node("a", pods=there, reserved=before),)
+    observed = seen(request("a"), kept, nodes=nodes, demands=(), now_s=changes.get("now_s", NOW_S))
+    plan = decide(observed, {"inference": Supply(offers=(T4,), reclaims_idle=True, in_cluster=True)})
+
+    assert then == [action.on for action in plan.actions if isinstance(action, Reserve)]
+
+
+def test_a_node_that_is_not_ready_yet_is_not_reserved() -> None:
+    """The DaemonSets that make its cards usable must come first."""
+    observed = seen(request("a", state=State.REGISTERED), KEPT, nodes=(node("a", gpus=()),), demands=())
+
+    assert [] == [action for action in plan_for(observed).actions if isinstance(action, Reserve)]
 
 
 def test_a_machine_that_is_on_its_way_out_is_not_released() -> None:
