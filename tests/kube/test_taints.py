@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ OTHERS = [{"key": key, "effect": effect} for key in ("gpu", "team") for effect i
 class Racing(FakeKube):
     """An API server where somebody writes a node right before each of our patches."""
 
-    def patch(self, kind: Kind, name: str, patch: Json, *, namespace: str | None = None) -> Json:
+    def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], *, namespace: str | None = None) -> Json:
         """Patch, too late."""
         super().patch(kind, name, {"metadata": {"labels": {"somebody": "was-here"}}})
         return super().patch(kind, name, patch, namespace=namespace)
