@@ -264,8 +264,8 @@ ACTIONS: list[tuple[Action, str, dict[str, object]]] = [
         {"node": "n", "vramMib": 1, "mtflops": 2},
     ),
     (Hold(pool="p", request=REQUEST, node="n", why="y"), "hold", ABOUT_REQUEST),
-    (Reserve(pool="p", request=REQUEST, node="n", on=True, why="y"), "reserve", ABOUT_REQUEST),
-    (Reserve(pool="p", request=REQUEST, node="n", on=False, why="y"), "open", ABOUT_REQUEST),
+    (Reserve(pool="p", node="n", on=True, why="y"), "reserve", {"node": "n"}),
+    (Reserve(pool="p", node="n", on=False, why="y"), "open", {"node": "n"}),
     (
         Assign(pool="p", pod="x/a", uid="u", node="n", slices=(GpuSlice(gpu_id="0", vram_mib=1, compute_milli=2),), why="y"),
         "place",

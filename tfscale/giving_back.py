@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tfscale.lifecycle import Event, State
 from tfscale.market import Supply
-from tfscale.model import Cluster, Node, NodeRequest
+from tfscale.model import Cluster, Machine, Node, NodeRequest
 from tfscale.plan import Action, Hold, MarkIdle, Release, Reserve, Terminate, Unguard
 from tfscale.pool import Pool
 from tfscale.records import Book
@@ -31,39 +31,51 @@ def free(cluster: Cluster, pool: Pool, book: Book, chosen: Collection[str], kept
     machines = {machine.id: machine for machine in cluster.machines.get(pool.name, ())}
     actions: list[Action] = []
     due: list[int] = []
+    waiting: set[str] = set()
     for request in book.requests:
         machine, node = machines.get(request.machine_id), book.nodes.get(request.name)
         if machine is None or machine.stopping or machine.stays:
             continue
+        if machine.held or (node is not None and node.name in kept):
+            actions += _held(request, machine, node, kept)
+            continue
         used = node is not None and (node.name in chosen or any(not pod.daemon for pod in node.pods))
-        keep = node is not None and node.name in kept
-        until_s = None if used or keep or machine.held else machine.protected_until_s
-        waits = until_s is not None and cluster.now_s < until_s
-        if until_s is not None and waits:
+        until_s = machine.protected_until_s
+        if until_s is not None and not used and cluster.now_s < until_s:
             due.append(until_s)
-        actions += _opened(request, node, waits=waits and request.state is State.READY)
-        if node is not None and keep:
-            if not machine.held:
-                actions.append(Hold(pool=pool.name, request=request, node=node.name, why=kept[node.name]))
-        elif machine.held:
-            # What it is needed for is not known while it is away.
-            if node is None or not (node.fenced or not node.ready):
-                actions.append(_released(request, node, overdue=True, why="it is not needed whatever becomes of the others"))
-        elif machine.protected_until_s is not None and not waits:
+            waiting |= {node.name} if node is not None and node.ready and request.state is State.READY else set()
+        elif until_s is not None:
             why = "it has its first pod" if used else "no pod came for it in time"
             actions.append(_released(request, node, overdue=not used, why=why))
+    actions += _reserved(cluster, pool, waiting) if pool.name in cluster.machines else []
     return Timed(actions=tuple(actions), recheck_s=min(due, default=None))
 
 
-def _opened(request: NodeRequest, node: Node | None, *, waits: bool) -> list[Action]:
-    """Keep pods of others off a node that waits for its first pod: one that is empty invites Karpenter to move them there.
-
-    Before it is ready they are not kept off: the DaemonSets that make its cards usable come first.
-    """
-    if node is None or node.reserved == (waits and node.ready):
+def _held(request: NodeRequest, machine: Machine, node: Node | None, kept: Mapping[str, str]) -> list[Action]:
+    """Hold a node that must not be removed, or release one that may."""
+    if node is not None and node.name in kept:
+        return [] if machine.held else [Hold(pool=request.pool, request=request, node=node.name, why=kept[node.name])]
+    if node is not None and (node.fenced or not node.ready):
+        # What it is needed for is not known while it is away.
         return []
-    why = "it waits for its first pod" if waits else "it does not wait for its first pod any more"
-    return [Reserve(pool=request.pool, request=request, node=node.name, on=not node.reserved, why=why)]
+    return [_released(request, node, overdue=True, why="it is not needed whatever becomes of the others")]
+
+
+def _reserved(cluster: Cluster, pool: Pool, waiting: Collection[str]) -> list[Action]:
+    """Keep pods of others off nodes that wait for their first pod: one that is empty invites Karpenter to move them there.
+
+    Before a node is ready they are not kept off: the DaemonSets that make its cards usable come first.
+    """
+    return [
+        Reserve(
+            pool=pool.name,
+            node=node.name,
+            on=node.name in waiting,
+            why="it waits for its first pod" if node.name in waiting else "it does not wait for its first pod any more",
+        )
+        for node in cluster.nodes
+        if node.pool == pool.name and node.reserved != (node.name in waiting)
+    ]
 
 
 def _released(request: NodeRequest, node: Node | None, *, overdue: bool, why: str) -> Release:

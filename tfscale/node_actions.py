@@ -56,7 +56,6 @@ class Reserve:
     """Keep pods of others off a node that waits for its first pod, or let them again."""
 
     pool: str
-    request: NodeRequest
     node: str
     on: bool
     why: str

@@ -181,6 +181,20 @@ def _lost(pool: str, cluster: Cluster) -> list[str]:
     return sorted(one.machine_id for one in waiting if one.machine_id not in stays)
 
 
+def settle(modes: Mapping[str, ScalingMode]) -> dict[str, ModeError]:
+    """Let each mode put in order what no machine stands for. Return the errors by pool; it is done again in the next round."""
+    errors: dict[str, ModeError] = {}
+    for name, mode in modes.items():
+        guard: Any = mode
+        try:
+            guard.settle()
+        except NotLeadingError:
+            break
+        except ModeError as error:
+            errors[name] = error
+    return errors
+
+
 def acknowledge(
     modes: Mapping[str, ScalingMode], notices: Mapping[str, Sequence[Notice]], heard: Collection[str]
 ) -> dict[str, ModeError]:

@@ -16,7 +16,22 @@ from tfscale.kube.fields import named
 from tfscale.kube.port import GPU_POOLS, NODE_CLASSES, NODE_REQUESTS, Json, Kind
 from tfscale.modes.base import ModeContext, ScalingMode
 from tfscale.modes.offline import offline
-from tfscale.plan import Action, Adopt, Advertise, Assign, Drain, Drop, Launch, MarkIdle, Plan, Recover, Replay, Unguard, usd
+from tfscale.plan import (
+    Action,
+    Adopt,
+    Advertise,
+    Assign,
+    Drain,
+    Drop,
+    Launch,
+    MarkIdle,
+    Plan,
+    Recover,
+    Replay,
+    Reserve,
+    Unguard,
+    usd,
+)
 from tfscale.quantity import time_text, usd_text
 from tfscale.reconcile import Reconciler, Report
 from tfscale.testing import FakeKube
@@ -188,6 +203,8 @@ def _target(action: Action) -> dict[str, Any]:
             }
         case Advertise():
             found = {"node": action.node, "vramMib": action.mirror.vram_mib, "mtflops": action.mirror.mtflops}
+        case Reserve():
+            found = {"node": action.node}
         case MarkIdle():
             found = {"node": action.node, "since": None if action.since_s is None else time_text(action.since_s)}
         case Adopt() | Replay():

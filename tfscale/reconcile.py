@@ -30,7 +30,7 @@ from tfscale.kube.port import GPU_POOLS, LAUNCH_BATCHES, NODE_REQUESTS, NODES, P
 from tfscale.model import Cluster
 from tfscale.modes.base import ModeContext
 from tfscale.modes.guarded import BrokenModeError
-from tfscale.opened import FindMode, OpenModes, acknowledge, ask, explained
+from tfscale.opened import FindMode, OpenModes, acknowledge, ask, explained, settle
 from tfscale.plan import Action, Assign, Plan
 from tfscale.pool import Pool
 from tfscale.status import PoolStatus, pool_statuses
@@ -234,7 +234,7 @@ class Reconciler:
             self._write_statuses(asked, report, errors | rejected)
             # By what was written before this round began, so that nothing that was said is lost with it.
             known = heard(cluster, complete=len(answers.machines) == len(asked) == len(cluster.pools))
-            unsaid = acknowledge(self._modes.usable(), answers.notices, known)
+            unsaid = settle(self._modes.usable()) | acknowledge(self._modes.usable(), answers.notices, known)
         self._tell(unexplained | unsaid | errors | rejected)
         self._tell_failures(outcomes)
         return report

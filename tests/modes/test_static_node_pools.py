@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.testing.karpenter_world import BOOT_S, CATALOGUE, CLASS, ONE_G6, SHUTDOWN_S, TYPES, A, KarpenterWorld, within
+from tests.testing.karpenter_world import BOOT_S, CATALOGUE, CLASS, ONE_G6, SHUTDOWN_S, TYPES, A, B, KarpenterWorld, within
 from tfscale.errors import ClusterUnreachableError, LaunchRefusedError, ModeError
 from tfscale.gpus import GpuTable
 from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, Json, Kind
@@ -89,6 +90,11 @@ class StaticWorld(KarpenterWorld):
         notes: dict[str, str] = self.kube.get(NODE_POOLS, "fixed")["metadata"].get("annotations") or {}
         return notes.get(SCALED)
 
+    def settled(self) -> str | None:
+        """Return the same after a round."""
+        self.mode.settle()
+        return self.note()
+
     def living(self) -> list[str]:
         """Return the names of the claims that are to stay."""
         return [
@@ -146,43 +152,66 @@ def test_what_is_given_back_is_not_asked_for_any_more(world: StaticWorld) -> Non
             world.run(1)
     world.run(SHUTDOWN_S)
 
-    assert (BASE, BASE, None) == (world.replicas(), len(world.living()), world.note())
+    assert (BASE, BASE, None) == (world.replicas(), len(world.living()), world.settled())
 
 
 def test_the_node_of_others_that_karpenter_takes_instead_is_made_anew(world: StaticWorld) -> None:
     """All nodes are empty, so Karpenter takes any of them: in the end ours is gone, and others have as many as they asked for."""
     (name,) = ids(world.mode.launch(world.batch("batch", 1)))
     world.run(BOOT_S)
-    for other in sorted(world.living()):
-        if other != name:
-            break
+    other = next(one for one in world.living() if one != name)
+    world.karpenter.down = True
     world.mode.terminate([name])
     world.kube.delete(NODE_CLAIMS, other)
-    world.run(SHUTDOWN_S)
+    world.karpenter.down = False
     for _ in range(3):
-        world.mode.terminate([name])
         world.run(SHUTDOWN_S + BOOT_S)
+        world.mode.terminate([name])
+    world.run(SHUTDOWN_S + BOOT_S)
 
-    assert (BASE, BASE, None) == (world.replicas(), len(world.living()), world.note())
+    assert (BASE, BASE, None) == (world.replicas(), len(world.living()), world.settled())
     assert name not in world.living()
 
 
-def test_what_is_made_for_a_lost_node_is_ours_too(world: StaticWorld) -> None:
-    """Karpenter replaces a claim that somebody deleted: the new one is seen, without batch, and can be given back."""
+def test_a_node_with_pods_is_given_back_and_no_other(world: StaticWorld) -> None:
+    """Karpenter would take an empty one of others: so the claim goes first, and what is made instead goes unlaunched."""
     (name,) = ids(world.mode.launch(world.batch("batch", 1)))
     world.run(BOOT_S)
+    others = {*world.living()} - {name}
+    world.pod("busy", world.live(name)["status"]["nodeName"])
+    world.mode.terminate([name])
+    world.run(SHUTDOWN_S + BOOT_S)
+
+    assert (BASE, others) == (world.replicas(), {*world.living()})
+
+
+def test_a_node_that_was_lost_is_not_replaced(world: StaticWorld) -> None:
+    """Karpenter makes another one for a claim that somebody deleted: it is one too many as soon as nobody waits for it."""
+    (name,) = ids(world.mode.launch(world.batch("batch", 1)))
+    world.run(BOOT_S)
+    others = {*world.living()} - {name}
+    for one in others:
+        world.pod(f"busy-{one}", world.live(one)["status"]["nodeName"])
     world.kube.delete(NODE_CLAIMS, name)
     world.run(SHUTDOWN_S + BOOT_S)
-    # Until nobody makes the call again, it may be the one that the call is still to have.
-    assert [] == world.ours()
-    world.run(WITHIN_S)
-    (instead,) = world.ours()
 
-    assert ("", True) == (instead.batch, instead.stays)
-    while world.ours():
-        world.mode.terminate([machine.id for machine in world.ours()])
-        world.run(SHUTDOWN_S)
-    assert (BASE, BASE, None) == (world.replicas(), len(world.living()), world.note())
+    assert ([], BASE + 1) == (world.ours(), len(world.living()))
+    world.run(WITHIN_S)
+    assert None is world.settled()
+    world.run(SHUTDOWN_S)
+    assert (BASE, others) == (world.replicas(), {*world.living()})
+
+
+def test_replicas_do_not_grow_with_each_attempt(world: StaticWorld) -> None:
+    """Without capacity Karpenter gives claims up and makes them anew: what an earlier batch lost is not asked for again."""
+    world.cloud.set_capacity({("g6.xlarge", A, "on-demand"): 0})
+    for number in range(5):
+        with suppress(ModeError):
+            world.mode.launch(world.batch(f"batch{number}", 1))
+        world.run(WITHIN_S + 1)
+        world.settled()
+
+    assert (None, BASE) == (world.settled(), world.replicas())
 
 
 def test_karpenter_that_makes_nothing_is_not_asked_for_ever(world: StaticWorld) -> None:
@@ -194,28 +223,36 @@ def test_karpenter_that_makes_nothing_is_not_asked_for_ever(world: StaticWorld) 
 
     assert BASE + 1 == world.replicas()
     world.now_s += WITHIN_S
-    with pytest.raises(LaunchRefusedError, match="is its feature gate StaticCapacity on"):
-        world.mode.launch(batch)
-    assert (BASE, None) == (world.replicas(), world.note())
-    with pytest.raises(LaunchRefusedError):
-        world.mode.launch(batch)
-    assert (BASE, None) == (world.replicas(), world.note())
+    for _ in range(2):
+        with pytest.raises(LaunchRefusedError, match="is its feature gate StaticCapacity on"):
+            world.mode.launch(batch)
+        assert (None, BASE) == (world.settled(), world.replicas())
 
 
-@pytest.mark.parametrize(("by", "ours"), [(1, 2), (-1, 1), (-2, 0)])
-def test_replicas_that_others_take_away_were_ours(world: StaticWorld, by: int, ours: int) -> None:
+@pytest.mark.parametrize(("by", "asked"), [(1, 3), (-1, 2), (-2, 2), (-3, 1)])
+def test_replicas_that_others_take_away_were_ours(world: StaticWorld, by: int, asked: int) -> None:
     """Whoever lowers the number takes what we added before what was there; whoever raises it adds to his own."""
-    given = ids(world.mode.launch(world.batch("batch", 2)))
-    world.run(BOOT_S)
-    for name in given:
-        world.kube.delete(NODE_CLAIMS, name)
+    world.mode.launch(world.batch("batch", 2))
     world.scale(BASE + 2 + by)
     world.run(WITHIN_S)
+    while world.ours():
+        world.mode.terminate([machine.id for machine in world.ours()])
+        world.run(SHUTDOWN_S + BOOT_S)
+    world.settled()
+    world.run(SHUTDOWN_S + BOOT_S)
 
-    assert ours == len(world.ours())
-    world.mode.terminate([machine.id for machine in world.ours()])
-    world.run(SHUTDOWN_S)
-    assert BASE + 2 + by - ours == world.replicas()
+    assert (asked, asked) == (world.replicas(), len(world.living()))
+
+
+def test_what_others_take_away_is_remembered(world: StaticWorld) -> None:
+    """Scaled to nothing and up again, all is theirs."""
+    world.mode.launch(world.batch("batch", 2))
+    world.scale(0)
+    world.settled()
+    world.scale(BASE + 2)
+    world.run(WITHIN_S + BOOT_S)
+
+    assert (None, BASE + 2, []) == (world.settled(), world.replicas(), world.ours())
 
 
 def test_a_node_pool_that_goes_ends_the_call(world: StaticWorld) -> None:
@@ -242,11 +279,19 @@ def test_a_static_node_pool_must_say_whose_its_nodes_are(world: StaticWorld, tem
     assert [] == list(world.mode.offers())
 
 
+HERE = within("topology.kubernetes.io/zone", A)
+KIND, ON_DEMAND = ONE_G6
+
+
 @pytest.mark.parametrize(
     ("requirements", "refusal"),
     [
-        ([within("node.kubernetes.io/instance-type", "g6.xlarge", "g6.12xlarge")], "it is static, and allows g6.12xlarge, which"),
-        ([ONE_G6[0], within("topology.kubernetes.io/zone", A)], "it is static, and allows spot nodes in us-east-1a, which"),
+        ([within(KIND["key"], "g6.xlarge", "g6.12xlarge"), ON_DEMAND, HERE], "allows the instance type g6.12xlarge, which"),
+        ([ON_DEMAND, HERE], "its template names no instance type"),
+        ([KIND, ON_DEMAND], "its template names no zone"),
+        ([KIND, ON_DEMAND, within(HERE["key"], A, B)], "allows the zone us-east-1b, which"),
+        ([KIND, HERE], "allows the capacity type reserved, which"),
+        ([KIND, HERE, within(ON_DEMAND["key"], "spot", operator="NotIn")], "allows the capacity type reserved, which"),
     ],
 )
 def test_a_static_node_pool_must_not_allow_more_than_is_wanted(
@@ -262,7 +307,8 @@ def test_an_annotation_that_cannot_be_read_is_named(world: StaticWorld) -> None:
     """Somebody wrote into it: nothing is concluded from it, and nothing is scaled."""
     world.kube.patch(NODE_POOLS, "fixed", {"metadata": {"annotations": {SCALED: '{"ours": "many"}'}}})
     with pytest.raises(ModeError, match=r"nodepool fixed: metadata.annotations\[tfscale.io/replicas\].ours is 'many'"):
-        world.mode.observe()
+        world.mode.settle()
+    assert [] == list(world.mode.observe())
 
 
 # --- any order of calls, faults and other people ----------------------------------------------------------------------
@@ -315,6 +361,11 @@ class Steps(RuleBasedStateMachine):
         """Others add a node to theirs."""
         self.others += 1
         self.world.scale(self.world.replicas() + 1)
+
+    @rule()
+    def settle(self) -> None:
+        """End a round."""
+        self.world.mode.settle()
 
     @rule(seconds=st.sampled_from([0, 1, 30, BOOT_S, 200]))
     def wait(self, seconds: int) -> None:
@@ -370,8 +421,12 @@ class Steps(RuleBasedStateMachine):
         for _ in range(40):
             self.try_to_end([machine.id for machine in self.world.ours()])
             self.world.run(SHUTDOWN_S + BOOT_S)
+            self.world.mode.settle()
             if not self.world.ours():
                 break
+        self.world.run(WITHIN_S + SHUTDOWN_S + BOOT_S)
+        self.world.mode.settle()
+        self.world.run(SHUTDOWN_S + BOOT_S)
         assert {} == self.open
         assert [] == self.world.ours()
         assert (self.others, None) == (self.world.replicas(), self.world.note())

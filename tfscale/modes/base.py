@@ -79,9 +79,10 @@ class ScalingMode(Protocol):
 
     Every method may raise :class:`~tfscale.errors.ModeError`; none retries for longer than a minute.
 
-    A mode may have three methods more. ``examine() -> Sequence[Finding]`` is its doctor. ``explain(machine_ids) ->
+    A mode may have four methods more. ``examine() -> Sequence[Finding]`` is its doctor. ``explain(machine_ids) ->
     Mapping[str, Trouble]`` says why machines are gone or going before their nodes joined, as far as that is known.
-    ``withheld() -> Sequence[str]`` says why there are no offers.
+    ``withheld() -> Sequence[str]`` says why there are no offers. ``settle()`` is called at the end of each round of the process
+    that acts, to put in order what no machine stands for.
     """
 
     name: ClassVar[str]

@@ -192,6 +192,13 @@ class _Guard:
             _expect(all(isinstance(one, str) for one in said), "reasons that are not all texts")
             return said
 
+    def settle(self) -> None:
+        """Let the mode put in order what no machine stands for; nothing where it has nothing of that kind."""
+        put = getattr(self._mode, "settle", None)
+        if put is not None:
+            with _contained("settle", self._pool):
+                put()
+
     def examine(self) -> Sequence[Finding]:
         """Return what the mode's own doctor finds, or where it has none, its check."""
         look = getattr(self._mode, "examine", None)

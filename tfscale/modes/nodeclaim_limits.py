@@ -59,7 +59,8 @@ def read_limits(node_pool: Json, claims: Iterable[Json], types: Mapping[str, Nod
     """
     root = named("nodepool", node_pool)
     held = [_held(named("nodeclaim", claim), types) for claim in claims]
-    nodes: Amounts = {_NODES: Fraction(len(held))}
+    # A static one keeps as many as it is asked for, also while they are not there.
+    nodes: Amounts = {_NODES: Fraction(max(len(held), root.at("spec", "replicas").whole()))}
     counted = reduce(_sum, held, nodes)
     told = _amounts(root.at("status", "resources"))
     return Limits(most=_amounts(root.at("spec", "limits")), used=_largest([counted, told]))

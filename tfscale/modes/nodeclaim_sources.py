@@ -14,10 +14,11 @@ from tfscale.modes.nodeclaim_order import condition, foreign_taints, trouble
 from tfscale.modes.nodeclaim_pools import NodePool
 from tfscale.modes.nodeclaim_types import Living, NodeType, offer_of, wanted_types
 from tfscale.pool import OfferFilter
+from tfscale.selectors import Operator
 
 __all__ = ["Candidate", "Source", "beyond", "candidate", "sources_of"]
 
-_CAPACITY_TYPES = ("on-demand", "spot")
+_CAPACITY_TYPES = ("on-demand", "spot", "reserved")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +80,32 @@ def sources_of(
     return found
 
 
-def beyond(pool: NodePool, types: Mapping[str, NodeType], seen: Living, wanted: OfferFilter) -> str:
+def beyond(pool: NodePool, types: Mapping[str, NodeType], wanted: OfferFilter) -> str:
     """Return what a static NodePool allows that is not wanted, or nothing: what it launches, Karpenter alone chooses."""
-    provider, kinds = pool.class_ref.group, {kind.name for kind in wanted_types(types.values(), wanted)}
-    allowed = {kind.name for kind in types.values() if pool.obstacle(kind) is None}
-    if more := sorted(allowed - kinds):
-        return f"it is static, and allows {more[0]}, which the pool does not want"
-    for zone in sorted({*pool.zones(), *seen.zones}):
-        for one in _CAPACITY_TYPES:
-            is_wanted = one in wanted.capacity_types and zone in (wanted.zones or [zone])
-            if not is_wanted and pool.permits({**seen.place(zone, provider), CAPACITY_TYPE: one}):
-                return f"it is static, and allows {one} nodes in {zone}, which the pool does not want"
+    kinds = {kind.name for kind in wanted_types(types.values(), wanted)}
+    allowed = {
+        "instance type": (_named(pool, INSTANCE_TYPE), kinds),
+        "zone": (_named(pool, ZONE), set(wanted.zones) or set(_named(pool, ZONE))),
+        "capacity type": (_allowed_capacity_types(pool), set(wanted.capacity_types)),
+    }
+    for what, (names, good) in allowed.items():
+        if not names and (what != "zone" or wanted.zones):
+            return f"it is static, and its template names no {what}: Karpenter alone would choose"
+        if more := sorted(set(names) - good):
+            return f"it is static, and allows the {what} {more[0]}, which the pool does not want"
     return ""
+
+
+def _named(pool: NodePool, key: str) -> list[str]:
+    """Return the values of a label that the template names, those left out that it excludes elsewhere."""
+    alike = [one for one in pool.conditions if one.key == key]
+    values = [value for one in alike if one.operator is Operator.IN for value in one.values]
+    return [value for value in dict.fromkeys(values) if all(one.matches({key: value}) for one in alike)]
+
+
+def _allowed_capacity_types(pool: NodePool) -> list[str]:
+    conditions = [one for one in pool.conditions if one.key == CAPACITY_TYPE]
+    return [name for name in _CAPACITY_TYPES if all(one.matches({CAPACITY_TYPE: name}) for one in conditions)]
 
 
 def _offers(pool: NodePool, kinds: Sequence[NodeType], seen: Living, wanted: OfferFilter, gpu_pool: str) -> Iterator[Offer]:

@@ -1,7 +1,8 @@
 """Nodes of static NodePools: Karpenter keeps as many as ``spec.replicas`` says, so that is where more are asked for.
 
-Karpenter makes the claims and chooses which go. What is ours is therefore a number, written on the NodePool together with
-``spec.replicas`` in one step, and marks on the claims. Whatever is lost between two steps, the rest are never ours.
+Karpenter makes the claims and replaces those that are lost. What is ours is therefore a number, written on the NodePool
+together with ``spec.replicas`` in one step, and marks on the claims. A marked claim that is gone lowers the number: what
+Karpenter made instead is too many then, and goes.
 Source: Karpenter 1.14, its static provisioning and deprovisioning: claims that are not launched yet go first, then empty nodes.
 """
 
@@ -12,14 +13,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydantic import Field
 
 from tfscale.errors import ConflictError, LaunchRefusedError, ModeError, NotFoundError
 from tfscale.kube.fields import named
 from tfscale.kube.nodes import POOL_LABEL
-from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, Json
+from tfscale.kube.port import NODE_CLAIMS, NODE_POOLS, PODS, Json
 from tfscale.kube.requests import OWN_PREFIX
 from tfscale.model import LaunchBatch
 from tfscale.modes.base import LaunchResult, ModeContext, results_of
@@ -36,7 +37,7 @@ SCALED = f"{OWN_PREFIX}/replicas"
 """Annotation of a NodePool: how many of its replicas are ours."""
 _TRIES = 5
 """How often a NodePool is written again after somebody else, mostly Karpenter, wrote in between."""
-_LOOKS, _LOOK_S = 20, 0.25
+_LOOKS, _LOOK_S = 4, 0.25
 """How often, and how far apart, it is looked whether Karpenter has made the claims. Later the call is made again."""
 
 
@@ -49,6 +50,8 @@ class _Asked(Spec):
 class _Scaled(Spec):
     """What the annotation says."""
 
+    pool: str = ""
+    """The GPUPool that it is about."""
     ours: int = Field(default=0, ge=0)
     of: int = Field(default=0, ge=0)
     """``spec.replicas`` as it was when this was written."""
@@ -64,31 +67,27 @@ class _Seen:
     version: str
     now_s: float
     replicas: int
-    scaled: _Scaled
+    written: _Scaled
+    ours: int
+    """The part of the replicas that is ours. What somebody else took away since was ours."""
     marked: Sequence[Json]
     others: Sequence[Json]
     """Claims without our mark, the youngest first."""
 
     def of(self, batch: str) -> list[Json]:
         """Return the claims that a batch has."""
-        return [claim for claim in self.marked if claim["metadata"]["annotations"].get(BATCH) == batch]
+        return [claim for claim in self.marked if _batch(claim) == batch]
+
+    @property
+    def waiting(self) -> Mapping[str, _Asked]:
+        """What batches asked for of which the calls may still be made."""
+        return {batch: one for batch, one in self.written.waiting.items() if one.until > self.now_s}
 
     @property
     def spare(self) -> Sequence[Json]:
-        """Claims without mark that are ours by number: the youngest ones beyond what others asked for."""
-        asked_by_others = self.replicas - self.scaled.ours
-        return self.others[: max(len(self.others) - asked_by_others, 0)]
-
-    @property
-    def awaited(self) -> int:
-        """How many claims batches still wait for."""
-        hoping = {batch: one.count for batch, one in self.scaled.waiting.items() if one.until > self.now_s}
-        return sum(max(count - len(self.of(batch)), 0) for batch, count in hoping.items())
-
-    @property
-    def owned(self) -> list[Json]:
-        """The claims that are ours: Karpenter replaces one that is lost, and what it makes instead has no mark."""
-        return [*self.marked, *self.spare[self.awaited :]]
+        """Claims that were made for batches: the youngest without mark, beyond what others asked for."""
+        asked_by_others = self.replicas - self.ours
+        return self.others[: max(min(len(self.others) - asked_by_others, self.ours - len(self.marked)), 0)]
 
 
 class StaticPools:
@@ -103,14 +102,10 @@ class StaticPools:
         self._clock: Callable[[], float] = context.clock or time.time
         self._sleep: Callable[[float], None] = context.sleep or time.sleep
 
-    def owned(self) -> dict[str, Json]:
-        """Return the claims of static NodePools that are this pool's without mark or with it, by name."""
-        found = [claim for seen in self._all() for claim in seen.owned]
-        return {claim["metadata"]["name"]: claim for claim in found}
-
     def names(self) -> set[str]:
-        """Return the names of the static NodePools of this pool."""
-        return {seen.name for seen in self._all()}
+        """Return the names of all static NodePools, this pool's or not: their claims are never deleted like others."""
+        pools = (named("nodepool", obj) for obj in self._kube.list(NODE_POOLS).items)
+        return {root.at("metadata", "name").needed() for root in pools if root.at("spec", "replicas").given}
 
     def launch(self, batch: LaunchBatch) -> Sequence[LaunchResult]:
         """Ask for the nodes once, and mark the claims that Karpenter makes.
@@ -124,64 +119,60 @@ class StaticPools:
             try:
                 self._ask(name, batch.name, _Asked(count=count, until=until_s))
                 given = self._marked(name, batch.name, count)
-                if len(given) < count:
-                    if self._clock() < until_s:
-                        raise ModeError(f"nodepool {name}: Karpenter has made {len(given)} of {count} nodes that were asked for")
-                    self._forgo(name, batch.name)
             except NotFoundError as error:
                 # Its nodes go with it.
                 raise LaunchRefusedError(f"launch {batch.name}: {error}") from error
+        if len(given) < count and self._clock() < until_s:
+            raise ModeError(f"nodepool {name}: Karpenter has made {len(given)} of {count} nodes that were asked for")
         log.info("launch %s: nodepool %s gave %d of %d nodes", batch.name, name, len(given), count)
         if not given:
             why = "Karpenter made no node: is its feature gate StaticCapacity on?"
             raise LaunchRefusedError(f"launch {batch.name}: nodepool {name} was scaled, and {why}")
         return results_of(batch, [self._machine(claim) for claim in given])
 
-    def give_back(self, names: Collection[str]) -> None:
-        """Ask for so many nodes less, once; where Karpenter chose others than these claims, these are made anew for others."""
-        with translated("terminate"):
-            for pool in self.names():
-                for gone in self._lowered(pool, names):
-                    meta = gone["metadata"]
-                    log.info("nodepool %s: Karpenter took another node than %s, which is made anew", pool, meta["name"])
-                    self._kube.delete(NODE_CLAIMS, meta["name"], uid=meta["uid"])
+    def settle(self, going: Collection[str] = ()) -> None:
+        """Ask for as many nodes as there are claims of ours, those left out that are `going`, and those that are on their way.
+
+        An empty node goes by asking for one less: were its claim deleted first, Karpenter would launch another. Where it takes
+        another empty one instead, the claim is deleted and made anew for whose it was. One with pods is deleted at once, so
+        that Karpenter does not choose somebody else's; what it makes instead is not launched yet, and goes first.
+        """
+        with translated("settle"):
+            for obj in self._kube.list(NODE_POOLS).items:
+                if self._is_ours(obj):
+                    self._settle(obj["metadata"]["name"], going)
 
     # --- how many are ours ---
 
     def _ask(self, name: str, batch: str, wish: _Asked) -> None:
         def asked(seen: _Seen) -> _Scaled | None:
-            if batch in seen.scaled.waiting or seen.of(batch) or wish.until <= seen.now_s:
+            if batch in seen.written.waiting or seen.of(batch) or wish.until <= seen.now_s:
                 return None
-            return _Scaled(ours=seen.scaled.ours + wish.count, waiting={**seen.scaled.waiting, batch: wish})
+            ours = len(seen.marked) + _awaited(seen.waiting, seen.marked) + wish.count
+            return _Scaled(ours=ours, waiting={**seen.waiting, batch: wish})
 
         self._change(name, asked)
 
-    def _forgo(self, name: str, batch: str) -> None:
-        """Ask no more for what a batch did not get."""
+    def _settle(self, name: str, ids: Collection[str]) -> None:
+        seen = self._look(name)
+        going = _named(seen.marked, ids)
+        for claim in going:
+            if self._is_busy(claim):
+                self._delete(claim)
 
-        def forgone(seen: _Seen) -> _Scaled | None:
-            waiting = {key: one for key, one in seen.scaled.waiting.items() if key != batch}
-            without = replace(seen, scaled=seen.scaled.model_copy(update={"waiting": waiting}))
-            due = len(without.owned) + without.awaited
-            return _Scaled(ours=due, waiting=waiting) if due < seen.scaled.ours else None
+        def settled(seen: _Seen) -> _Scaled | None:
+            staying = [claim for claim in seen.marked if claim["metadata"]["name"] not in ids]
+            waiting = _less(seen.waiting, going)
+            due = len(staying) + _awaited(waiting, staying)
+            if due < seen.ours:
+                return _Scaled(ours=due, waiting=waiting)
+            written = (seen.written.ours, seen.written.waiting)
+            return _Scaled(ours=seen.ours, waiting=dict(seen.waiting)) if (seen.ours, seen.waiting) != written else None
 
-        self._change(name, forgone)
-
-    def _lowered(self, name: str, ids: Collection[str]) -> list[Json]:
-        """Ask for as many nodes less as are to go, and return those that Karpenter spared although it is done."""
-
-        def lowered(seen: _Seen) -> _Scaled | None:
-            going = _named(seen.owned, ids)
-            staying = len(seen.owned) - len(going) + seen.awaited
-            if not going or staying >= seen.scaled.ours:
-                return None
-            less = Counter((claim["metadata"].get("annotations") or {}).get(BATCH) for claim in going)
-            left = {key: one.model_copy(update={"count": one.count - less[key]}) for key, one in seen.scaled.waiting.items()}
-            return _Scaled(ours=staying, waiting={key: one for key, one in left.items() if one.count > 0})
-
-        changed, seen = self._change(name, lowered)
-        done = not changed and len(seen.marked) + len(seen.others) <= seen.replicas
-        return _named(seen.marked, ids) if done else []
+        changed, seen = self._change(name, settled)
+        if not changed and len(seen.marked) + len(seen.others) <= seen.replicas:
+            for claim in _named(seen.marked, ids):
+                self._delete(claim)
 
     def _change(self, name: str, change: Callable[[_Seen], _Scaled | None]) -> tuple[bool, _Seen]:
         """Write the number that is ours and with it ``spec.replicas``; return whether that was needed."""
@@ -190,10 +181,9 @@ class StaticPools:
             scaled = change(seen)
             if scaled is None:
                 return False, seen
-            replicas = max(seen.replicas + scaled.ours - seen.scaled.ours, 0)
-            waiting = {key: one for key, one in scaled.waiting.items() if one.until > seen.now_s}
-            note = _Scaled(ours=scaled.ours, of=replicas, waiting=waiting).model_dump_json(by_alias=True)
-            annotations = {SCALED: note if scaled.ours or waiting else None}
+            replicas = max(seen.replicas + scaled.ours - seen.ours, 0)
+            note = scaled.model_copy(update={"pool": self._pool.name, "of": replicas}).model_dump_json(by_alias=True)
+            annotations = {SCALED: note if scaled.ours or scaled.waiting else None}
             body = {"metadata": {"resourceVersion": seen.version, "annotations": annotations}, "spec": {"replicas": replicas}}
             try:
                 self._kube.patch(NODE_POOLS, name, body)
@@ -205,17 +195,20 @@ class StaticPools:
                 return True, seen
         raise AssertionError("the last try returns or raises")
 
-    # --- which claims are ours ---
+    # --- claims ---
 
     def _marked(self, name: str, batch: str, count: int) -> list[Json]:
         """Mark claims until the batch has all that it asked for, or for as long as one call may take."""
-        for left in reversed(range(_LOOKS)):
+        given: list[Json] = []
+        for look in range(_LOOKS):
+            self._sleep(_LOOK_S if look else 0)
             seen = self._look(name)
-            given = [*seen.of(batch), *self._mark(seen.spare[: count - len(seen.of(batch))], batch)]
-            if len(given) >= count or not left:
-                return given
-            self._sleep(_LOOK_S)
-        return []
+            given = seen.of(batch)
+            missing = count - len(given) if batch in seen.waiting else 0
+            given += self._mark(seen.spare[:missing], batch)
+            if len(given) >= count:
+                break
+        return given
 
     def _mark(self, claims: Iterable[Json], batch: str) -> list[Json]:
         marked = []
@@ -228,46 +221,70 @@ class StaticPools:
                 log.debug("nodeclaim %s is gone", meta["name"])
         return marked
 
-    def _all(self) -> list[_Seen]:
-        pools = [obj for obj in self._kube.list(NODE_POOLS).items if self._is_static(obj)]
-        return [self._seen(obj) for obj in pools]
+    def _delete(self, claim: Json) -> None:
+        meta = claim["metadata"]
+        try:
+            self._kube.delete(NODE_CLAIMS, meta["name"], uid=meta["uid"])
+        except (ConflictError, NotFoundError):
+            log.debug("nodeclaim %s is gone", meta["name"])
+
+    def _is_busy(self, claim: Json) -> bool:
+        """Return whether Karpenter would not call the node empty: it has a pod that is no DaemonSet's."""
+        node = named("nodeclaim", claim).at("status", "nodeName").text()
+        pods = self._kube.list(PODS, field_selector=f"spec.nodeName={node}").items if node else []
+        owners = [[one.get("kind") for one in pod["metadata"].get("ownerReferences") or ()] for pod in pods]
+        return any("DaemonSet" not in kinds for kinds in owners)
 
     def _look(self, name: str) -> _Seen:
-        return self._seen(self._kube.get(NODE_POOLS, name))
-
-    def _is_static(self, obj: Json) -> bool:
-        root = named("nodepool", obj)
-        labelled = root.at("spec", "template", "metadata", "labels", POOL_LABEL).text() == self._pool.name
-        return labelled and root.at("spec", "replicas").given
-
-    def _seen(self, obj: Json) -> _Seen:
         """Return the NodePool with its claims. Raises ``BadInputError`` for an annotation that somebody else wrote."""
-        root = named("nodepool", obj)
-        name, replicas = root.at("metadata", "name").needed(), root.at("spec", "replicas").whole()
+        root = named("nodepool", self._kube.get(NODE_POOLS, name))
+        replicas = root.at("spec", "replicas").whole()
         note = root.at("metadata", "annotations", SCALED)
-        scaled = parse(_Scaled, _of_json(note.text()), where=note.where, field=note.path)
+        written = parse(_Scaled, _of_json(note.text()), where=note.where, field=note.path)
         claims = self._kube.list(NODE_CLAIMS, label_selector=f"{NODE_POOL}={name}").items
         living = [claim for claim in claims if "deletionTimestamp" not in claim["metadata"]]
         young_first = sorted(living, key=lambda claim: (claim["metadata"]["creationTimestamp"], claim["metadata"]["name"]))[::-1]
+        taken = max(written.of - replicas, 0)
         return _Seen(
             name=name,
             version=root.at("metadata", "resourceVersion").needed(),
             now_s=self._clock(),
             replicas=replicas,
-            scaled=_believed(scaled, replicas),
+            written=written,
+            ours=min(max(written.ours - taken, 0), replicas),
             marked=[claim for claim in living if self._is_marked(claim)],
             others=[claim for claim in young_first if not self._is_marked(claim)],
         )
 
+    def _is_ours(self, obj: Json) -> bool:
+        """Return whether we scale a NodePool, or did while its template said that its nodes are this pool's."""
+        root = named("nodepool", obj)
+        note = root.at("metadata", "annotations", SCALED)
+        labelled = root.at("spec", "template", "metadata", "labels", POOL_LABEL).text() == self._pool.name
+        return root.at("spec", "replicas").given and (labelled or f'"{self._pool.name}"' in note.text())
+
     def _is_marked(self, claim: Json) -> bool:
-        notes: Mapping[str, str] = claim["metadata"].get("annotations") or {}
-        return notes.get(MODE) == self._mode
+        meta = claim["metadata"]
+        ours = (meta.get("labels") or {}).get(POOL_LABEL) == self._pool.name
+        return ours and (meta.get("annotations") or {}).get(MODE) == self._mode
 
 
-def _believed(scaled: _Scaled, replicas: int) -> _Scaled:
-    """Return what is ours where somebody else changed ``spec.replicas`` since: what he took away was ours."""
-    taken = max(scaled.of - replicas, 0)
-    return scaled.model_copy(update={"ours": min(max(scaled.ours - taken, 0), replicas)})
+def _batch(claim: Json) -> str:
+    notes: Mapping[str, str] = claim["metadata"]["annotations"]
+    return notes.get(BATCH, "")
+
+
+def _awaited(waiting: Mapping[str, _Asked], there: Iterable[Json]) -> int:
+    """Return how many claims batches still wait for, beside those that are there."""
+    given = Counter(map(_batch, there))
+    return sum(max(one.count - given[batch], 0) for batch, one in waiting.items())
+
+
+def _less(waiting: Mapping[str, _Asked], going: Iterable[Json]) -> dict[str, _Asked]:
+    """Return what batches still want of what they asked for, when these of their claims were given back."""
+    less = Counter(map(_batch, going))
+    left = {batch: one.model_copy(update={"count": one.count - less[batch]}) for batch, one in waiting.items()}
+    return {batch: one for batch, one in left.items() if one.count > 0}
 
 
 def _named(claims: Iterable[Json], names: Collection[str]) -> list[Json]:

@@ -22,7 +22,7 @@ from tfscale.modes.nodeclaim_order import HELD, PROTECTED, condition, covered, s
 from tfscale.modes.nodeclaim_pools import NodePool, read_node_pool
 from tfscale.modes.nodeclaim_sources import Source, beyond, candidate, sources_of
 from tfscale.modes.nodeclaim_static import StaticPools
-from tfscale.modes.nodeclaim_types import Living, NodeType, known_types, living, type_problems, wanted_types
+from tfscale.modes.nodeclaim_types import NodeType, known_types, living, type_problems, wanted_types
 from tfscale.spec import suggest
 
 __all__ = ["ReuseNodeClaimMode"]
@@ -82,9 +82,10 @@ class ReuseNodeClaimMode:
         """Return why NodePools give nothing, one line each."""
         with translated("offers"):
             view = self._view()
-        refused = {name: refusal for name, refusal in view.refusals.items() if refusal}
-        full = (source for source in view.sources.values() if not source.holds(1))
-        said = refused | {source.pool.name: source.candidate.limits.refusal(source.offer) for source in full}
+        giving = {source.pool.name for source in view.sources.values() if source.holds(1)}
+        full = {source.pool.name: source.candidate.limits.refusal(source.offer) for source in view.sources.values()}
+        unwanted = "it allows nothing that is wanted, or others come first"
+        said = {name: why or full.get(name, unwanted) for name, why in view.refusals.items() if name not in giving}
         return [f"nodepool {name}: {why}" for name, why in sorted(said.items())]
 
     def examine(self) -> Sequence[Finding]:
@@ -134,10 +135,10 @@ class ReuseNodeClaimMode:
     def observe(self) -> Sequence[Machine]:
         """Return this pool's claims, with how each differs from what is wanted now, and until when it is kept from disruption."""
         with translated("observe"):
-            nodes, static = self._nodes(), self._static.owned()
+            nodes, static = self._nodes(), self._static.names()
             return [
-                *(self._replica(claim, nodes) for claim in self._claims.all() if claim["metadata"]["name"] not in static),
-                *(self._of_static(claim) for claim in static.values()),
+                self._of_static(claim) if claim["metadata"]["labels"].get(NODE_POOL) in static else self._replica(claim, nodes)
+                for claim in self._claims.all()
             ]
 
     def _replica(self, claim: Json, nodes: Mapping[str, Json]) -> Machine:
@@ -161,9 +162,16 @@ class ReuseNodeClaimMode:
     def terminate(self, machine_ids: Sequence[str]) -> None:
         """Delete those of the claims that are this pool's, or ask their static NodePool for fewer replicas."""
         with translated("terminate"):
-            static = self._static.owned()
-        self._static.give_back([name for name in machine_ids if name in static])
-        self._claims.delete([name for name in machine_ids if name not in static])
+            static = self._static.names()
+            found = {claim["metadata"]["name"]: claim["metadata"]["labels"].get(NODE_POOL) for claim in self._claims.all()}
+        of_static = {name for name in machine_ids if found.get(name) in static}
+        self._claims.delete([name for name in machine_ids if name not in of_static])
+        if of_static:
+            self._static.settle(of_static)
+
+    def settle(self) -> None:
+        """Ask static NodePools for no more than there is of ours and on its way: a machine that was lost is not replaced."""
+        self._static.settle()
 
     def hold(self, machine_ids: Sequence[str]) -> None:
         """Keep the nodes of these claims from disruption. One that somebody else keeps is only noted."""
@@ -257,7 +265,7 @@ class ReuseNodeClaimMode:
         kinds = tuple(wanted_types(types.values(), self._wanted))
         listed = {obj["metadata"]["name"]: obj for obj in self._kube.list(NODE_POOLS).items}
         wanted = listed.keys() if self._options.node_pools is None else self._options.node_pools
-        read = {name: self._read(listed[name], types, seen) for name in wanted if name in listed}
+        read = {name: self._read(listed[name], types) for name in wanted if name in listed}
         usable = [candidate(pool, listed[pool.name], claims, types) for pool, refusal in read.values() if pool and not refusal]
         return _View(
             types=types,
@@ -267,16 +275,16 @@ class ReuseNodeClaimMode:
             sources=sources_of(usable, kinds, seen, self._wanted, gpu_pool=self._pool.name),
         )
 
-    def _read(self, obj: Json, types: Mapping[str, NodeType], seen: Living) -> tuple[NodePool | None, str]:
+    def _read(self, obj: Json, types: Mapping[str, NodeType]) -> tuple[NodePool | None, str]:
         """Return the NodePool, and why no replica may be made of it, or nothing."""
         try:
             pool = read_node_pool(obj, self._pool.name)
         except BadInputError as error:
             return None, str(error)
-        return pool, pool.refusal or self._beyond(pool, types, seen) or class_refusal(self._kube, pool.class_ref)
+        return pool, pool.refusal or self._beyond(pool, types) or class_refusal(self._kube, pool.class_ref)
 
-    def _beyond(self, pool: NodePool, types: Mapping[str, NodeType], seen: Living) -> str:
-        return beyond(pool, types, seen, self._wanted) if pool.static else ""
+    def _beyond(self, pool: NodePool, types: Mapping[str, NodeType]) -> str:
+        return beyond(pool, types, self._wanted) if pool.static else ""
 
     # --- problems ---
 

@@ -78,6 +78,8 @@ class KarpenterStandIn:
         self._launcher = Launcher(kube, self._machines, offers)
         self._ender = Ender(kube, self._machines)
         self._due_s: int | None = 0
+        self._made_s: dict[str, int] = {}
+        """When claims were made last, by the uid of a static pool."""
 
     def advance(self, now_s: int) -> None:
         """Do everything that is due. Called again at the same time it does nothing, unless somebody changed something.
@@ -106,8 +108,16 @@ class KarpenterStandIn:
         for pool in seen.pools.values():
             count(self._kube, pool, claims)
             if pool.replicas is not None:
-                keep_replicas(self._kube, pool, claims, {claim.uid for claim in claims if _is_busy(claim, seen)})
+                due_s = earliest(due_s, self._keep(pool, claims, seen))
         return None if due_s is None else max(due_s, now_s + 1)
+
+    def _keep(self, pool: Pool, claims: Sequence[Claim], seen: _Seen) -> int | None:
+        """Keep the replicas of a static pool; claims that come to nothing at once are made again in the next second."""
+        busy = {claim.uid for claim in claims if _is_busy(claim, seen)}
+        if keep_replicas(self._kube, pool, claims, busy, may_make=self._made_s.get(pool.uid) != seen.now_s):
+            self._made_s[pool.uid] = seen.now_s
+            return seen.now_s + 1
+        return None
 
     def _look(self, now_s: int) -> _Seen:
         pods: defaultdict[str, list[Pod]] = defaultdict(list)

@@ -16,8 +16,10 @@ __all__ = ["keep_replicas"]
 _KEPT = ("nodeClassRef", "requirements", "taints", "startupTaints", "terminationGracePeriod", "expireAfter")
 
 
-def keep_replicas(kube: Kube, pool: Pool, claims: Sequence[Claim], busy: Collection[str]) -> None:
-    """Make the claims that a static NodePool lacks, or delete those that are too many. `busy` are uids of used claims.
+def keep_replicas(kube: Kube, pool: Pool, claims: Sequence[Claim], busy: Collection[str], *, may_make: bool) -> bool:
+    """Make the claims that a static NodePool lacks, or delete those that are too many. Return whether it lacks some.
+
+    `busy` are uids of used claims.
 
     What is not launched yet goes first, then empty nodes. The real one orders the others by the cost of their pods.
     """
@@ -26,11 +28,12 @@ def keep_replicas(kube: Kube, pool: Pool, claims: Sequence[Claim], busy: Collect
     more = (pool.replicas or 0) - len(active)
     if pool.nodes_most is not None:
         more = min(more, pool.nodes_most - len(mine))
-    for _ in range(more):
+    for _ in range(more if may_make else 0):
         kube.create(NODE_CLAIMS, _claim(pool))
     ordered = sorted(active, key=lambda claim: (bool(claim.provider_id), claim.uid in busy, claim.name))
     for claim in ordered[: max(len(active) - (pool.replicas or 0), 0)]:
         kube.delete(NODE_CLAIMS, claim.name, uid=claim.uid)
+    return more > 0
 
 
 def _claim(pool: Pool) -> Json:
