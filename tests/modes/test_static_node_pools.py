@@ -396,6 +396,8 @@ class Steps(RuleBasedStateMachine):
             return
         finally:
             self.world.flaky.faults = []
+        # What a call did not get is not asked for any more at the end of its round.
+        self.world.mode.settle()
         self.served[batch.name] = {result.request: result.machine.id for result in results if result.machine}
         machines = [name for given in self.served.values() for name in given.values()]
         assert len(machines) == len({*machines})
