@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import replace
 from random import Random
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +14,6 @@ from tfscale.errors import BadInputError
 from tfscale.model import CARD_MILLI, BoundPod, Demand, Gpu, GpuSlice, Node, Request
 from tfscale.selectors import matches_any, untolerated
 from tfscale.slicing import Packing, pack
-from tfscale.slicing.fragmentation import targets_of
-from tfscale.slicing.packer import Packer
-from tfscale.slicing.vacancy import Vacancy
 
 demand_lists = st.lists(st.from_type(Demand), max_size=12)
 unique_demand_lists = st.lists(st.from_type(Demand), max_size=12, unique_by=lambda demand: demand.uid)
@@ -205,23 +201,6 @@ def test_packing_again_what_was_packed_places_no_more(demands: list[Demand], nod
     rest = [item.demand for item in packing.left]
 
     assert () == pack(rest, after(packing, nodes)).placed
-
-
-@given(unique_demand_lists, node_lists)
-def test_what_is_kept_between_placements_is_what_would_be_worked_out_anew(demands: list[Demand], nodes: list[Node]) -> None:
-    """A packer that has placed pods goes on like one that starts with these pods bound."""
-    requests = [demand.request for demand in demands] * 2
-    targets = targets_of(requests)
-    anywhere = np.ones(len(nodes), dtype=np.bool_)
-    kept, now = Packer(nodes, [Vacancy(node) for node in nodes], targets), list(nodes)
-
-    for number, request in enumerate(requests):
-        fresh = Packer(now, [Vacancy(node) for node in now], targets)
-        found = kept.place(request, anywhere)
-        assert fresh.place(request, anywhere) == found
-        if found is not None:
-            bound = BoundPod(id="", uid=str(number), request=request, slices=found[1])
-            now[found[0]] = replace(now[found[0]], pods=(*now[found[0]].pods, bound))
 
 
 def test_priority_comes_before_age_and_age_before_size() -> None:

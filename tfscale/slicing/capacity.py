@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tfscale.model import CARD_MILLI, Gpu, Node, Request
-from tfscale.slicing.vacancy import Vacancy
+from tfscale.model import Gpu, Request
+from tfscale.slicing.vacancy import Card, Vacancy
 
-__all__ = ["NEVER", "Bools", "Capacity", "Ints", "Shape"]
+__all__ = ["GONE", "NEVER", "Bools", "Capacity", "Ints", "Shape"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 NEVER = 1 << 40
 """What a request asks of a card that cannot take it: more than any card has."""
-_GONE = -1
+GONE = -1
 """Free on a card that is held whole or does not exist: less than any request asks, nothing included."""
 
 
@@ -32,36 +32,47 @@ class Shape:
 
 
 class Capacity:
-    """The free part of every node; ``take`` is the only change."""
+    """The free part of every node; ``take`` and ``read`` are the only changes. A row without a node has nothing free."""
 
-    def __init__(self, nodes: Sequence[Node], vacancies: Sequence[Vacancy]) -> None:
-        self.nodes = nodes
-        self.cpu_milli = _ints(vacancy.cpu_milli for vacancy in vacancies)
-        self.memory_mib = _ints(vacancy.memory_mib for vacancy in vacancies)
-        self.pods = _ints(vacancy.pods for vacancy in vacancies)
-        self.used: Bools = np.array([vacancy.used for vacancy in vacancies], dtype=np.bool_)
-        width = max((len(vacancy.cards) for vacancy in vacancies), default=0)
-        self.vram_mib = np.full((len(vacancies), width), _GONE, dtype=np.int64)
-        self.compute_milli = self.vram_mib.copy()
-        self.holders = np.zeros_like(self.vram_mib)
-        self.kind = np.zeros_like(self.vram_mib)
+    def __init__(self, vacancies: Sequence[Vacancy | None]) -> None:
+        rows, width = len(vacancies), max((len(vacancy.cards) for vacancy in vacancies if vacancy), default=0)
+        self.cpu_milli: Ints = np.full(rows, GONE, dtype=np.int64)
+        self.memory_mib: Ints = self.cpu_milli.copy()
+        self.pods: Ints = np.zeros(rows, dtype=np.int64)
+        self.used: Bools = np.zeros(rows, dtype=np.bool_)
+        self.vram_mib: Ints = np.full((rows, width), GONE, dtype=np.int64)
+        self.compute_milli: Ints = self.vram_mib.copy()
+        self.holders: Ints = np.zeros_like(self.vram_mib)
+        self.kind: Ints = np.zeros_like(self.vram_mib)
         """Index into ``kinds``; 0 where there is no card."""
         self.kinds: list[Gpu] = [Gpu(id="", model="", vram_mib=0, mtflops=0)]
-        self._fill(vacancies)
-
-    def _fill(self, vacancies: Sequence[Vacancy]) -> None:
-        known: dict[tuple[str, int, int], int] = {}
+        self._known: dict[tuple[str, int, int], int] = {}
         for row, vacancy in enumerate(vacancies):
-            for column, card in enumerate(vacancy.cards):
-                key = (card.gpu.model, card.gpu.vram_mib, card.gpu.mtflops)
-                if key not in known:
-                    known[key] = len(self.kinds)
+            for card in vacancy.cards if vacancy else ():
+                if _kind_of(card) not in self._known:
+                    self._known[_kind_of(card)] = len(self.kinds)
                     self.kinds.append(card.gpu)
-                self.kind[row, column] = known[key]
-                self.holders[row, column] = card.holders
-                if not card.sealed:
-                    self.vram_mib[row, column] = card.vram_mib
-                    self.compute_milli[row, column] = card.compute_milli
+            self.read(row, vacancy)
+
+    def kinds_of(self, vacancy: Vacancy) -> list[int] | None:
+        """Return the kinds of a node's cards; None where it has no place in the arrays: a kind that is new, too many cards."""
+        kinds = [self._known.get(_kind_of(card), 0) for card in vacancy.cards]
+        return kinds if all(kinds) and len(kinds) <= self.kind.shape[1] else None
+
+    def read(self, row: int, vacancy: Vacancy | None) -> None:
+        """Take over what is free on a node now; None: there is no node any more."""
+        self.kind[row] = self.holders[row] = 0
+        self.vram_mib[row] = self.compute_milli[row] = GONE
+        self.cpu_milli[row] = vacancy.cpu_milli if vacancy else GONE
+        self.memory_mib[row] = vacancy.memory_mib if vacancy else GONE
+        self.pods[row] = vacancy.pods if vacancy else 0
+        self.used[row] = bool(vacancy and vacancy.used)
+        for column, card in enumerate(vacancy.cards if vacancy else ()):
+            self.kind[row, column] = self._known[_kind_of(card)]
+            self.holders[row, column] = card.holders
+            if not card.sealed:
+                self.vram_mib[row, column] = card.vram_mib
+                self.compute_milli[row, column] = card.compute_milli
 
     def shape(self, request: Request) -> Shape:
         """Return the request with what it takes of one card of each kind here."""
@@ -83,39 +94,23 @@ class Capacity:
         fits = (shape.vram_mib[kind] <= self.vram_mib[rows]) & (shape.compute_milli[kind] <= self.compute_milli[rows])
         return fits & (self.holders[rows] == 0) if shape.request.whole else fits
 
-    def repeats(self, rows: Ints) -> Bools:
-        """Return which cards of these rows are just like the card before them, so that a choice between them is none."""
-        alike = np.zeros((len(rows), self.kind.shape[1]), dtype=np.bool_)
-        states = (self.kind[rows], self.vram_mib[rows], self.compute_milli[rows], self.holders[rows])
-        alike[:, 1:] = np.logical_and.reduce([state[:, 1:] == state[:, :-1] for state in states])
-        return alike
-
-    def after(self, shape: Shape, rows: Ints, cards: Ints) -> tuple[Ints, Ints]:
-        """Return the free VRAM and compute that the shape would leave on these cards: one row of `cards` for each row."""
-        at = (rows[:, np.newaxis], cards)
-        if shape.request.whole:
-            return np.full(cards.shape, _GONE), np.full(cards.shape, _GONE)
-        kind = self.kind[at]
-        return self.vram_mib[at] - shape.vram_mib[kind], self.compute_milli[at] - shape.compute_milli[kind]
-
     def take(self, shape: Shape, row: int, cards: Ints) -> None:
         """Give the shape its part of a node; the caller has seen that it fits."""
-        self.vram_mib[row, cards], self.compute_milli[row, cards] = (
-            left[0] for left in self.after(shape, np.array([row]), cards[np.newaxis])
-        )
+        if shape.request.whole:
+            self.vram_mib[row, cards] = self.compute_milli[row, cards] = GONE
+        elif cards.size:
+            kind = self.kind[row, cards]
+            self.vram_mib[row, cards] -= shape.vram_mib[kind]
+            self.compute_milli[row, cards] -= shape.compute_milli[kind]
         self.holders[row, cards] += 1
         self.cpu_milli[row] -= shape.request.cpu_milli
         self.memory_mib[row] -= shape.request.memory_mib
         self.pods[row] -= 1
         self.used[row] = True
 
-    def vram_of_kind(self) -> Ints:
-        """Return the VRAM of one empty card of each kind, never 0."""
-        return _ints(max(gpu.vram_mib, 1) for gpu in self.kinds)
 
-    def vram_share(self, vram_mib: Ints, kind: Ints) -> Ints:
-        """Return free VRAM as thousandths of the card; what is gone counts as 0."""
-        return np.maximum(vram_mib, 0) * CARD_MILLI // self.vram_of_kind()[kind]
+def _kind_of(card: Card) -> tuple[str, int, int]:
+    return (card.gpu.model, card.gpu.vram_mib, card.gpu.mtflops)
 
 
 def _ints(values: Iterable[int]) -> Ints:

@@ -13,12 +13,13 @@ from functools import cached_property
 
 import numpy as np
 
-from tfscale.model import Demand, Offer
+from tfscale.model import Demand, Node, Offer
 from tfscale.slicing.budget import Budget
 from tfscale.slicing.capacity import Capacity, Ints
 from tfscale.slicing.choices import Choice, Groups, cheapest_first, choices_of, imagine
 from tfscale.slicing.order import competing_order
-from tfscale.slicing.pack import Left, Placed, unpackable
+from tfscale.slicing.pack import Left, unpackable
+from tfscale.slicing.packer import Placed
 from tfscale.slicing.reasons import Shortage, counted, refusal, shortages
 from tfscale.slicing.vacancy import Vacancy
 
@@ -183,18 +184,19 @@ class _Shopper:
         return (order.offer, *kept)[:_MOST_ALTERNATIVES]
 
     @cached_property
-    def _empty(self) -> Capacity:
+    def _empty(self) -> tuple[list[Node], Capacity]:
         """One empty node of every offer."""
         nodes = [imagine(offer, name=offer.id, pool=self._pool) for offer in self._offers]
-        return Capacity(nodes, [Vacancy(node) for node in nodes])
+        return nodes, Capacity([Vacancy(node) for node in nodes])
 
     def reasons(self, group: int) -> tuple[str, ...]:
         """Return why nothing is bought for the group: the limits, or that no offer can host it."""
         hosting = self._candidates(group)
         if hosting:
             return tuple(dict.fromkeys(self._budget.refusal(choice.offers[0]) for choice in hosting))
-        demand, capacity = self.groups.examples[group], self._empty
-        refusals = [refusal(demand, node) for node in capacity.nodes]
+        demand = self.groups.examples[group]
+        nodes, capacity = self._empty
+        refusals = [refusal(demand, node) for node in nodes]
         rows = np.array([row for row, refused in enumerate(refusals) if not refused], dtype=np.int64)
         short = shortages(capacity, capacity.shape(demand.request), rows)
         nearest = [_too_small(short[-1], self._offers[short[-1].best_row])] if short else []

@@ -1,99 +1,212 @@
-"""One request after another onto nodes, with what was worked out for the last one kept for the next."""
+"""One demand after another onto nodes that come, go and change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from tfscale.model import GpuSlice, Node, Request
-from tfscale.slicing.capacity import Bools, Capacity, Ints, Shape
-from tfscale.slicing.fragmentation import Fragmentation
+from tfscale.errors import BadInputError, Problem
+from tfscale.model import BoundPod, Demand, GpuSlice, Node, Request
+from tfscale.slicing.capacity import Capacity
+from tfscale.slicing.hosting import Hosting
+from tfscale.slicing.places import Places
+from tfscale.slicing.reasons import flaw
+from tfscale.slicing.scores import Scores, Weights
 from tfscale.slicing.vacancy import Vacancy
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "Placed"]
 
-_NOWHERE = -1
-_MOST_SCORES = 256
-"""How many requests scores are kept for: each needs a few numbers for every node."""
+_SPARE_PART = 16
+"""One row in so many is kept free for nodes that are added."""
 
 
-@dataclass(slots=True)
-class _Scores:
-    """The best place of one request on every node, as of a length of the log of changed nodes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A demand with its place. ``slices`` is empty for a pod that asks for CPU and memory alone."""
 
-    shape: Shape
-    score: Ints
-    cards: Ints
-    seen: int = 0
+    demand: Demand
+    node: str
+    slices: tuple[GpuSlice, ...]
+
+    def pod(self) -> BoundPod:
+        """Return the pod as it is bound there."""
+        demand = self.demand
+        return BoundPod(id=demand.id, uid=demand.uid, request=demand.request, slices=self.slices, mirror=demand.mirror)
 
 
 class Packer:
-    """Places one request after another on nodes, each where it adds least fragmentation.
+    """Places demands one at a time, each where it destroys least; a demand that fits somewhere is never refused.
 
-    Scores are kept by request; only those of nodes that changed since are made again.
+    `typical` says what kinds of pod are to be expected, with their counts (``typical_of`` makes it from known ones): for
+    them room is kept. Of equal nodes the first one is taken, so the order of `nodes` decides. Raises ``BadInputError`` if
+    two nodes have one name.
+
+    >>> from tfscale.model import Gpu, Request
+    >>> t4 = Gpu(id="0", model="T4", vram_mib=16_384, mtflops=65_000)
+    >>> packer = Packer([Node(name="a", pool="p", gpus=(t4,), cpu_milli=4_000, memory_mib=8_192)], typical={})
+    >>> pod = Demand(id="default/asr", uid="1", pool="p", request=Request(gpu_count=1, vram_mib=10_000, compute_milli=500))
+    >>> packer.place(pod).slices
+    (GpuSlice(gpu_id='0', vram_mib=10000, compute_milli=500),)
+    >>> packer.explain(replace(pod, uid="2"))
+    ('1 x T4: 1 node: needs 10000 MiB VRAM on one card, at most 6384 free, 3616 too few',)
     """
 
-    def __init__(self, nodes: Sequence[Node], vacancies: Sequence[Vacancy], targets: Mapping[Request, int]) -> None:
-        self.capacity = Capacity(nodes, vacancies)
-        self._fragmentation = Fragmentation(self.capacity, targets)
-        self._changed: list[int] = []
-        self._scores: dict[Request, _Scores] = {}
+    def __init__(self, nodes: Sequence[Node], *, typical: Mapping[Request, int], weights: Weights | None = None) -> None:
+        self._typical = dict(typical)
+        self._weights = weights or Weights()
+        self._build(nodes)
 
-    def place(self, request: Request, open_to: Bools) -> tuple[int, tuple[GpuSlice, ...]] | None:
-        """Take what the request asks of the best node that is open to it; return the node's index and the slices."""
-        scores = self._current(request)
-        # Of equal scores a node in use wins, then the first one.
-        rank = np.where(open_to & (scores.score >= 0), scores.score * 2 + self.capacity.used, _NOWHERE)
-        row = int(rank.argmax()) if rank.size else 0
-        if not rank.size or rank[row] == _NOWHERE:
+    def _build(self, nodes: Sequence[Node]) -> None:
+        self._rows: dict[str, int] = {}
+        self._bound: dict[str, int] = {}
+        self._placed: dict[str, Placed] = {}
+        self._by_row: dict[int, dict[str, Placed]] = {}
+        for row, node in enumerate(nodes):
+            _refuse_namesake(node, self._rows)
+            self._rows[node.name] = row
+            self._bound.update((pod.uid, row) for pod in node.pods)
+        self._spare = list(range(len(nodes), len(nodes) + len(nodes) // _SPARE_PART))
+        vacancies: list[Vacancy | None] = [*map(Vacancy, nodes), *([None] * len(self._spare))]
+        self._capacity = Capacity(vacancies)
+        strays = [vacancy.stray if vacancy else "" for vacancy in vacancies]
+        self._places = Places([*nodes, *([None] * len(self._spare))], strays)
+        self._hosting = Hosting(self._capacity, self._typical, self._places.closed())
+        self._scores = Scores(self._capacity, self._hosting, self._weights)
+
+    def place(self, demand: Demand, *, moving: bool = False) -> Placed | None:
+        """Give the demand its part of the best node and return it, or None where it fits on no node that may take it.
+
+        `moving` says that the pod already holds a place and is to get a second one, for a move. Raises ``BadInputError`` for
+        a uid that has a place already, and for a request that contradicts itself.
+        """
+        self._check(demand, moving=moving)
+        if demand.blocked:
             return None
-        cards = scores.cards[row]
-        self.capacity.take(scores.shape, row, cards)
-        self._fragmentation.refresh(np.array([row]))
-        self._changed.append(row)
-        return row, self._slices(request, row, cards)
+        row = self._scores.best(demand.request, self._places.open_to(demand))
+        if row is None:
+            return None
+        cards = self._scores.take(demand.request, row)
+        node = self._node(row)
+        gpus = [node.gpus[card] for card in cards.tolist()]
+        slices = tuple(sorted(part for gpu in gpus if (part := demand.request.slice_of(gpu))))
+        return self._note(row, Placed(demand=demand, node=node.name, slices=slices))
 
-    def _slices(self, request: Request, row: int, cards: Ints) -> tuple[GpuSlice, ...]:
-        gpus = [self.capacity.nodes[row].gpus[card] for card in cards]
-        return tuple(sorted(part for gpu in gpus if (part := request.slice_of(gpu))))
+    def pin(self, demand: Demand, name: str) -> Placed | None:
+        """Place the demand on this node, on its tightest cards; None where it may not go there or does not fit."""
+        self._check(demand, moving=True)
+        row = self._rows.get(name)
+        if row is None or demand.blocked or not self._places.open_to(demand)[row]:
+            return None
+        vacancy = Vacancy(self._now(row))
+        slices = vacancy.place(demand.request)
+        if slices is None:
+            return None
+        self._capacity.read(row, vacancy)
+        self._scores.changed(row)
+        return self._note(row, Placed(demand=demand, node=name, slices=slices))
 
-    def _current(self, request: Request) -> _Scores:
-        scores = self._scores.get(request)
-        if scores is None:
-            if len(self._scores) == _MOST_SCORES:
-                del self._scores[next(iter(self._scores))]
-            rows = np.arange(len(self.capacity.nodes))
-            cards = np.zeros((len(rows), request.gpu_count), dtype=np.int64)
-            scores = _Scores(self.capacity.shape(request), np.full(len(rows), _NOWHERE), cards)
-            self._scores[request] = scores
+    def _check(self, demand: Demand, *, moving: bool) -> None:
+        wrong = flaw(demand.request)
+        if wrong:
+            field, _, rest = wrong.partition(" is ")
+            value, _, want = rest.partition("; want ")
+            raise BadInputError(Problem(where=f"pod {demand.id}", field=field, value=value, want=want))
+        if demand.uid in self._placed or (demand.uid in self._bound and not moving):
+            raise BadInputError(Problem(where=f"pod {demand.id}", field="uid", value=demand.uid, want="a pod without a place"))
+
+    def _note(self, row: int, placed: Placed) -> Placed:
+        self._placed[placed.demand.uid] = placed
+        self._by_row.setdefault(row, {})[placed.demand.uid] = placed
+        return placed
+
+    def remove(self, uid: str) -> bool:
+        """Free the place of a pod, one that was placed here before one that was bound; False where it has none."""
+        placed = self._placed.pop(uid, None)
+        if placed is not None:
+            row = self._rows[placed.node]
+            del self._by_row[row][uid]
         else:
-            rows = np.unique(np.array(self._changed[scores.seen :], dtype=np.int64))
-        self._rescore(scores, rows)
-        scores.seen = len(self._changed)
-        return scores
+            known = self._bound.pop(uid, None)
+            if known is None:
+                return False
+            row, node = known, self._node(known)
+            self._places.nodes[row] = replace(node, pods=tuple(pod for pod in node.pods if pod.uid != uid))
+        self._read(row)
+        return True
 
-    def _rescore(self, scores: _Scores, rows: Ints) -> None:
-        scores.score[rows] = _NOWHERE
-        rows, cards = self._choices(scores.shape, rows)
-        if rows.size:
-            score = self._fragmentation.score(scores.shape, rows, cards)
-            order = np.lexsort((-score, rows))
-            best = order[np.unique(rows[order], return_index=True)[1]]
-            scores.score[rows[best]] = score[best]
-            scores.cards[rows[best]] = cards[best]
+    def add(self, node: Node) -> None:
+        """Take a node into account from now on. Raises ``BadInputError`` if there is one of its name."""
+        _refuse_namesake(node, self._rows)
+        vacancy = Vacancy(node)
+        kinds = self._capacity.kinds_of(vacancy)
+        if not self._spare or kinds is None or not self._hosting.knows(kinds):
+            self._build([*self.snapshot(), node])
+            return
+        row = self._spare.pop(0)
+        self._rows[node.name] = row
+        self._bound.update((pod.uid, row) for pod in node.pods)
+        self._put(row, node, vacancy)
 
-    def _choices(self, shape: Shape, rows: Ints) -> tuple[Ints, Ints]:
-        """Return the places worth scoring: every fitting card for a request of one, the tightest cards for one of many."""
-        number = shape.request.gpu_count
-        rows = rows[self.capacity.has_room(shape.request, rows)]
-        if number == 0:
-            return rows, np.zeros((len(rows), 0), dtype=np.int64)
-        fits = self.capacity.fits(shape, rows)
-        if number == 1:
-            at, card = np.nonzero(fits & ~self.capacity.repeats(rows))
-            return rows[at], card[:, np.newaxis]
-        enough = fits.sum(axis=1) >= number
-        free = np.where(fits, self._fragmentation.free_milli(rows), np.iinfo(np.int64).max)
-        return rows[enough], np.argsort(free[enough], axis=1, kind="stable")[:, :number]
+    def drop(self, name: str) -> None:
+        """Forget a node with all pods on it. Raises ``BadInputError`` if there is no node of this name."""
+        row = self._row(name)
+        for uid in self._by_row.pop(row, {}):
+            del self._placed[uid]
+        self._bound = {uid: at for uid, at in self._bound.items() if at != row}
+        del self._rows[name]
+        self._put(row, None, None)
+        self._spare.append(row)
+
+    def fence(self, name: str, why: str) -> None:
+        """Place nobody on a node from now on, for this reason; empty: the fence is taken away.
+
+        Its pods stay. Raises ``BadInputError`` if there is no node of this name.
+        """
+        row = self._row(name)
+        self._put(row, replace(self._node(row), fenced=why), Vacancy(self._now(row)))
+
+    def snapshot(self) -> tuple[Node, ...]:
+        """Return all nodes as they are now, the placed demands bound to them."""
+        return tuple(self._now(row) for row in sorted(self._rows.values()))
+
+    def explain(self, demand: Demand) -> tuple[str, ...]:
+        """Return for each class of nodes that refuse the demand now what is missing, and by how much.
+
+        A class is a type of node with the cards it has. Nodes that could take the demand are not spoken of.
+        """
+        wrong = flaw(demand.request) or demand.blocked
+        return (wrong,) if wrong else self._places.by_class(demand, self._capacity) or self.reasons(demand)
+
+    def reasons(self, demand: Demand) -> tuple[str, ...]:
+        """Return why nodes refuse the demand now, all classes together, the most frequent reason first."""
+        return self._places.reasons(demand, self._capacity)
+
+    def _put(self, row: int, node: Node | None, vacancy: Vacancy | None) -> None:
+        self._places.put(row, node, vacancy.stray if vacancy else "")
+        self._hosting.close(row, closed=self._places.is_closed(row))
+        self._capacity.read(row, vacancy)
+        self._scores.changed(row)
+
+    def _read(self, row: int) -> None:
+        self._put(row, self._node(row), Vacancy(self._now(row)))
+
+    def _node(self, row: int) -> Node:
+        node = self._places.nodes[row]
+        if node is None:
+            raise AssertionError(f"row {row} has no node")
+        return node
+
+    def _now(self, row: int) -> Node:
+        """Return the node with the pods that were placed on it."""
+        node = self._node(row)
+        return replace(node, pods=(*node.pods, *(placed.pod() for placed in self._by_row.get(row, {}).values())))
+
+    def _row(self, name: str) -> int:
+        if name not in self._rows:
+            raise BadInputError(Problem(where="packer", field="node", value=name, want="a node that is there"))
+        return self._rows[name]
+
+
+def _refuse_namesake(node: Node, names: Mapping[str, int]) -> None:
+    if node.name in names:
+        raise BadInputError(Problem(where=f"node {node.name}", field="metadata.name", value=node.name, want="a unique name"))

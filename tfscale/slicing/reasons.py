@@ -12,7 +12,7 @@ from tfscale.model import CARD_MILLI, Demand, Node, Request
 from tfscale.selectors import Requirement, matches_any, untolerated
 from tfscale.slicing.capacity import Capacity, Ints, Shape
 
-__all__ = ["Shortage", "counted", "refusal", "shortages"]
+__all__ = ["Shortage", "counted", "flaw", "refusal", "shortages"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,7 @@ class Shortage:
     nodes: int
     need: str
     """For example ``40960 MiB VRAM on one card``."""
+    want: int
     best: int
     """The most that one of these nodes has."""
     best_row: int
@@ -51,6 +52,25 @@ def refusal(demand: Demand, node: Node) -> str:
     return "" if matches_any(demand.terms, node.labels) else f"labels do not match {_in_words(demand.terms)}"
 
 
+def flaw(request: Request) -> str:
+    """Return what is wrong with a request whatever the cluster is; empty where nothing is.
+
+    >>> flaw(Request(gpu_count=1, vram_mib=-1, compute_milli=500))
+    'vram_mib is -1; want 0 or more'
+    """
+    amounts = ("cpu_milli", "memory_mib", "gpu_count", "vram_mib", "compute_mtflops", "compute_milli")
+    for field in amounts:
+        value = getattr(request, field)
+        if value is not None and value < 0:
+            return f"{field} is {value}; want 0 or more"
+    if request.compute_mtflops is not None and request.compute_milli is not None:
+        return f"compute_mtflops is {request.compute_mtflops} and compute_milli is {request.compute_milli}; want one of them"
+    parts = request.vram_mib or request.compute_mtflops or request.compute_milli
+    if not request.gpu_count and (parts or request.whole):
+        return "gpu_count is 0 and parts of a card are asked; want 1 or more"
+    return ""
+
+
 def _in_words(terms: tuple[tuple[Requirement, ...], ...]) -> str:
     return " or ".join(" and ".join(str(requirement) for requirement in term) for term in terms)
 
@@ -78,7 +98,11 @@ def shortages(capacity: Capacity, shape: Shape, rows: Ints) -> list[Shortage]:
         if lacks.any():
             at = int(np.where(lacks, check.have, -2).argmax())
             best = max(int(check.have[at]), 0)
-            found.append(Shortage(nodes=int(lacks.sum()), need=check.need, best=best, best_row=int(rows[at]), noun=check.noun))
+            found.append(
+                Shortage(
+                    nodes=int(lacks.sum()), need=check.need, want=check.want, best=best, best_row=int(rows[at]), noun=check.noun
+                )
+            )
     return found
 
 
