@@ -42,7 +42,7 @@ class Weights:
     """Per typical pod that loses its place, by how many such pods come for each place."""
     free: float = 0.125
     """Per card that is free on the node: full nodes are filled first."""
-    step: float = 1
+    step: float = 2
     """Scores within one step are equal, and the first node wins; 0: no scores are equal."""
 
 
