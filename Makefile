@@ -7,7 +7,7 @@ TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo demo-cluster test check fuzz fuzz-launch tools test-cluster soak-reflector format clean
+.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,10 @@ MODE ?= ec2
 fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes, lost replies and interference, in one MODE.
 	$(if $(filter ec2,$(MODE)),$(BIN)/python -m tests.fuzz.launch --cloud moto --schedules 200 --seed $(SEED))
 	$(BIN)/python -m tests.fuzz.launch --mode $(MODE) --schedules $(N) --seed $(SEED)
+
+bench-packing: $(INSTALLED) ## Pack the public openb trace, 12 variants x 10 seeds, beside FGD and others; half an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_table.py --write bench/results/packing.md
+	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_plots.py
 
 tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
 
