@@ -7,7 +7,7 @@ TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing tools test-cluster soak-reflector format clean
+.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-slices2d tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,9 @@ fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes,
 bench-packing: $(INSTALLED) ## Pack the public openb trace, 12 variants x 10 seeds, beside FGD and others; half an hour.
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_table.py --write bench/results/packing.md
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_plots.py
+
+bench-slices2d: $(INSTALLED) ## Pack slices of VRAM and compute with every policy; write bench/results/slices2d.md.
+	OMP_NUM_THREADS=1 $(BIN)/python bench/slices2d_table.py --write
 
 tools: $(TOOLS) ## Build a real control plane, Karpenter and kwok into tools/bin. Needs Go.
 

@@ -33,15 +33,16 @@ from bench.slices2d_runs import Figures, Run, bounds_of, run
 from bench.slices2d_work import Case
 from tfscale.errors import BadInputError, Problem
 
+WHERE = "slices2d"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print the figures and return the exit code: 0, 1 where the check finds a fault, 2 for bad input."""
     options = _parser().parse_args(arguments)
+    wrong = _wrong(options)
+    if wrong is not None:
+        return _say(str(wrong), 2)
     try:
-        if options.policy not in POLICIES:
-            raise BadInputError(_problem("--policy", options.policy, "one of " + ", ".join(POLICIES)))
-        if options.seed < 0:
-            raise BadInputError(_problem("--seed", str(options.seed), "0 or more"))
         case = case_of(options.cluster, options.seed)
         done = run(case, options.policy, bounds_of(case))
         if options.placements is not None:
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), 2)
     except OSError as error:
         return _say(f"{options.placements} cannot be written: {error.strerror}", 2)
-    found = faults(case, [place and (place.node, place.cards) for place in done.places])
+    found = faults(case, done.places)
     try:
         _print(case, options.policy, done, options.output)
         sys.stdout.flush()
@@ -89,8 +90,12 @@ def _write(path: Path, case: Case, done: Run) -> None:
             rows.writerow([at, case.kinds[kind].name, *where])
 
 
-def _problem(field: str, value: str, want: str) -> Problem:
-    return Problem(where="slices2d", field=field, value=value, want=want)
+def _wrong(options: argparse.Namespace) -> Problem | None:
+    if options.policy not in POLICIES:
+        return Problem(where=WHERE, field="--policy", value=options.policy, want="one of " + ", ".join(POLICIES))
+    if options.seed < 0:
+        return Problem(where=WHERE, field="--seed", value=str(options.seed), want="0 or more")
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,7 +52,7 @@ def bound(nodes: Sequence[Node], wanted: Mapping[Request, int], values: Mapping[
     gain = np.array([values[requests[kind]] for _, kind in hosts])
     scale = float(gain.max()) or 1.0
     found = linprog(-gain / scale, A_ub=np.array(rows), b_ub=np.array(limits), method="highs")
-    if found.x is None:
+    if found.x is None or found.fun is None:
         raise RuntimeError(f"the linear program of {len(requests)} requests has no solution: {found.message}")
     return float(-found.fun) * scale
 

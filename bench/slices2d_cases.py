@@ -114,7 +114,7 @@ def _request(node: Node, ways: _Habits, habits: np.random.Generator) -> Request:
     asked = 1.0 if whole else max(vram, compute)
     cpu_milli = node.cpu_milli / len(node.gpus) * cards * asked * ways.cpu_part * habits.uniform(0.5, 1.2)
     return Request(
-        cpu_milli=max(min(round(cpu_milli, -2), node.cpu_milli), 100),
+        cpu_milli=max(min(int(cpu_milli) // 100 * 100, node.cpu_milli), 100),
         memory_mib=round(node.memory_mib / len(node.gpus) * cards * asked * 0.5),
         gpu_count=cards,
         vram_mib=0 if whole or not ways.vram else vram_mib,

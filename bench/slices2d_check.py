@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.slices2d_work import Case
+from bench.slices2d_work import Case, Placement
 from tfscale.model import CARD_MILLI, Gpu, Node, Request
 
 __all__ = ["Account", "faults"]
@@ -78,7 +78,7 @@ def _has_room(card: _Card, request: Request) -> bool:
     return alone and vram_mib <= card.vram_mib and milli <= card.compute_milli
 
 
-def faults(case: Case, places: Sequence[tuple[int, Sequence[int]] | None]) -> list[str]:
+def faults(case: Case, places: Sequence[Placement | None]) -> list[str]:
     """Return what is wrong with the placements of all arrivals, at most 20: what does not fit, and what was refused but fits."""
     accounts = [Account(node) for node in case.nodes]
     found: list[str] = []
@@ -90,17 +90,17 @@ def faults(case: Case, places: Sequence[tuple[int, Sequence[int]] | None]) -> li
         if len(found) >= _MOST_FAULTS:
             break
         if place is not None:
-            accounts[place[0]].take(request, place[1])
+            accounts[place.node].take(request, place.cards)
     return found[:_MOST_FAULTS]
 
 
-def _faults(request: Request, place: tuple[int, Sequence[int]] | None, accounts: Sequence[Account]) -> Iterator[str]:
+def _faults(request: Request, place: Placement | None, accounts: Sequence[Account]) -> Iterator[str]:
     if place is None:
         fitting = [row for row, account in enumerate(accounts) if account.hosts(request)]
         if fitting:
             yield f"refused, but fits on node {fitting[0]}"
         return
-    row, cards = place
+    row, cards = place.node, place.cards
     if len(set(cards)) != request.gpu_count or len(cards) != request.gpu_count:
         yield f"cards {list(cards)}; want {request.gpu_count} different ones"
     lacks = accounts[row].lacks(request)

@@ -5,9 +5,9 @@ is made; the others know nothing.
 
 * ``fgd``: Weng et al., "Beware of Fragmentation", USENIX ATC 2023, in two dimensions. The fragmentation of a node for a target
   is all that is free on its cards where the node cannot host the target (cards, CPU), else what is free on cards with too
-  little VRAM or too little compute for it. Free is the mean of the free shares of VRAM and compute, in cards, the mean weighed by how much
-  of each the typical requests ask. As published: targets are the most frequent requests that make 95% of all, the score is
-  the integer part of 100 / (1 + exp(-less)), and of several cards the fullest are taken.
+  little VRAM or too little compute for it. Free is the mean of the free shares of VRAM and compute, in cards, weighed by
+  how much of each the typical requests ask. As published: targets are the most frequent requests that make 95% of all, the
+  score is the integer part of 100 / (1 + exp(-less)). Several cards for one pod are the fullest that fit.
 * ``fgd-min``: the same with the smaller of both shares as what is free: a card without VRAM has nothing left.
 * ``best-fit``: the node that has least left afterwards: CPU, VRAM and compute as parts of the largest node's; of its cards
   the fullest.
@@ -27,23 +27,15 @@ from typing import Protocol
 import numpy as np
 
 from bench.slices2d_state import Floats, Ints, State
-from bench.slices2d_work import POOL, Case, Kind
+from bench.slices2d_work import POOL, Case, Kind, Placement
 from tfscale.model import CARD_MILLI, Demand
 from tfscale.slicing import Packer, Weights, typical_of
 
-__all__ = ["BASELINES", "POLICIES", "Placement", "Policy", "policy_of"]
+__all__ = ["BASELINES", "POLICIES", "Policy", "policy_of"]
 
 _COVERED_PCT = 95
 _TIE = 1e-6
 """How much the choice of a card weighs beside that of a node."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where one arrival went: the node's index in the case, and its cards."""
-
-    node: int
-    cards: tuple[int, ...]
 
 
 class Policy(Protocol):

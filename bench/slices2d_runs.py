@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.slices2d_bound import bound
-from bench.slices2d_policies import Placement, policy_of
-from bench.slices2d_work import Case, asked, values_of
+from bench.slices2d_policies import policy_of
+from bench.slices2d_work import Case, Placement, asked, values_of
 
 __all__ = ["Figures", "Run", "bounds_of", "run"]
 

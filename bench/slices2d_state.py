@@ -57,12 +57,14 @@ class State:
         Every slice takes some VRAM or some compute, so only an empty card has room for all of it.
         """
         card = self.card[rows]
-        return (self.asks_vram[kind][card] <= self.vram[rows]) & (self.asks_compute[kind][card] <= self.compute[rows])
+        fits: Bools = (self.asks_vram[kind][card] <= self.vram[rows]) & (self.asks_compute[kind][card] <= self.compute[rows])
+        return fits
 
     def room(self, kind: int, rows: Ints) -> Ints:
         """Return those of the rows that have the CPU, the memory and a pod left."""
         enough = (self.asks_cpu[kind] <= self.cpu[rows]) & (self.asks_memory[kind] <= self.memory[rows])
-        return rows[enough & (self.pods[rows] > 0)]
+        left: Ints = rows[enough & (self.pods[rows] > 0)]
+        return left
 
     def places(self, kind: int, rows: Ints) -> tuple[Ints, Ints]:
         """Return all places worth a look, as rows and cards: every card that fits, or the fullest ones where many are asked."""

@@ -2,9 +2,11 @@
 
 The models of the cluster ``aws`` are served with these assumptions, all per replica:
 
-* Weights take parameters x bytes per parameter: 2 (fp16), 1 (int8), 0.5625 (int4: 4 bits and a 16-bit scale and zero for
-  every 64). Parameters, layers and heads are those of the papers of Llama 2 (7B, 13B, 70B) and Code Llama (34B).
-* The KV cache takes 2 x layers x KV heads x head size x 2 bytes for each token kept: 512 KiB (7B), 800 (13B), 192 (34B), 320 (70B).
+* Weights take parameters x bytes per parameter: 2 (fp16), 1 (int8), 0.5625 (int4: 4 bits, and 16 bits each of
+  scale and zero for every 64). Parameters, layers and heads are those of the papers of Llama 2 (7B, 13B, 70B) and
+  Code Llama (34B).
+* The KV cache takes 2 x layers x KV heads x head size x 2 bytes for each token kept: 512 KiB (7B), 800
+  (13B), 192 (34B), 320 (70B).
 * 1 GiB more on each card for the CUDA context and activations. Several cards share weights, cache and work equally.
 * Compute is 2 x parameters x tokens a second (prompt and answer together), at 40% of a card's dense FP16 rate, so
   2 x parameters x tokens / 0.4. Lower precisions keep the activations in 16 bits.
@@ -27,7 +29,19 @@ from tfscale.catalogue import snapshot
 from tfscale.gpus import GpuTable
 from tfscale.model import CARD_MILLI, Gpu, Node, Request
 
-__all__ = ["AWS_NODES", "POOL", "Case", "Kind", "asked", "aws_kinds", "draw_arrivals", "nodes_of", "totals", "values_of"]
+__all__ = [
+    "AWS_NODES",
+    "POOL",
+    "Case",
+    "Kind",
+    "Placement",
+    "asked",
+    "aws_kinds",
+    "draw_arrivals",
+    "nodes_of",
+    "totals",
+    "values_of",
+]
 
 POOL = "slices2d"
 UTILISATION_PCT = 40
@@ -126,6 +140,14 @@ class Case:
     """Indices into ``kinds``, until 130% of the cluster are asked."""
     full: int
     """After how many arrivals 100% of the cluster are asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where one arrival went: the node's index in the case, and its cards."""
+
+    node: int
+    cards: tuple[int, ...]
 
 
 def aws_kinds() -> tuple[Kind, ...]:
