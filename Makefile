@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-slices2d tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(INSTALLED) ## Give the same pods to three modes on a simulated cloud and cluster, side by side.
 	$(BIN)/python -m tfscale simulate examples/three-modes.yaml

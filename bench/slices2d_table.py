@@ -1,8 +1,8 @@
 """Slices in two dimensions: all policies on all clusters and seeds, as a table.
 
-    python bench/slices2d_table.py [--seeds 10] [--random 20] [--random-seeds 3] [--write FILE.md] [-o json]
+    python bench/slices2d_table.py [--seeds 10] [--random 50] [--random-seeds 3] [--write FILE.md] [-o json]
 
-The cluster ``aws`` with seeds 1 to 10, and ``random-1`` to ``random-20`` with seeds 1 to 3. Every run is checked as in
+The cluster ``aws`` with seeds 1 to 10, and ``random-1`` to ``random-50`` with seeds 1 to 3. Every run is checked as in
 ``slices2d``, and no policy may place more than the bound: exit 1 otherwise.
 """
 
@@ -169,7 +169,7 @@ def _family(rows: Sequence[Row], *, at_130: bool) -> Iterator[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare all policies on slices of VRAM and compute.")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of the cluster aws (default: %(default)s)")
-    parser.add_argument("--random", type=int, default=20, help="how many random clusters (default: %(default)s)")
+    parser.add_argument("--random", type=int, default=50, help="how many random clusters (default: %(default)s)")
     parser.add_argument("--random-seeds", type=int, default=3, help="seeds of each of them (default: %(default)s)")
     parser.add_argument(
         "--write", type=Path, metavar="FILE.md", nargs="?", const=RESULT, help="write it (default: bench/results)"
