@@ -7,7 +7,7 @@ TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-slices2d tools test-cluster soak-reflector format clean
+.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-packing-speed bench-packing-batch bench-slices2d tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,9 @@ soak-reflector: $(INSTALLED) $(TOOLS) ## Follow a real API server through 10 min
 
 demo-cluster: $(INSTALLED) $(TOOLS) ## Run the demo's pods on a real control plane with the real Karpenter. Needs Go.
 	$(BIN)/python -m tests.cluster.demo
+
+bench-packing-speed: $(INSTALLED) ## Measure decisions per second and memory of the packer, up to 100,000 GPUs.
+	$(BIN)/python bench/packing_speed.py
 
 check: $(INSTALLED) ## Lint, format, types, import contracts.
 	$(BIN)/ruff check .
