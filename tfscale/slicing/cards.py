@@ -55,13 +55,13 @@ class CardStates:
         self._states: list[State] = []
         self._steps: list[Steps] = []
         columns = targets.cards.size
-        self.room: npt.NDArray[np.float32] = np.zeros((0, columns), dtype=np.float32)
-        """By state and column: how many of a target's parts the card can still take, at most 64."""
-        self.usable: npt.NDArray[np.float32] = np.zeros((0, columns), dtype=np.float32)
-        """By state and column: its free room in thousandths where a part of the target fits, else 0."""
-        self.free: Floats = np.zeros(0)
-        """Thousandths of the card that are free; the dimension that is asked for more weighs more."""
-        self.worth: Floats = np.zeros(0)
+        self.traits: npt.NDArray[np.float32] = np.zeros((0, 2 * columns + 1), dtype=np.float32)
+        """By state, whole numbers side by side, so that cards are added up at once. By column how many of a target's parts the
+        card can still take, at most 64; by column its free room in thousandths where a part of the target fits, else 0; and
+        the thousandths of the card that are free: the dimension that is asked for more weighs more.
+        """
+        self._free: list[float] = []
+        self._worth: list[float] = []
         self.id_of(0, GONE, GONE, empty=False)
 
     def id_of(self, kind: int, vram_mib: int, compute_milli: int, *, empty: bool) -> int:
@@ -73,35 +73,33 @@ class CardStates:
     def _learn(self, state: State) -> int:
         number = self._ids[state] = len(self._states)
         self._states.append(state)
-        if number >= len(self.free):
+        if number >= len(self.traits):
             self._grow(max(64, 2 * number))
         kind, vram_mib, compute_milli, empty = state
-        if kind and vram_mib >= 0:
-            self.free[number] = free = self._free(state)
-            self.worth[number] = self._worth(state)
-            self.room[number] = room = self._room(kind, vram_mib, compute_milli, empty=empty)
-            self.usable[number] = np.where(room > 0, free, 0)
+        there = kind and vram_mib >= 0
+        self._free.append(free := self._free_of(state) if there else 0.0)
+        self._worth.append(self._worth_of(state) if there else 0.0)
+        if there:
+            room = self._room(kind, vram_mib, compute_milli, empty=empty)
+            self.traits[number] = np.concatenate([room, np.where(room > 0, free, 0), [free]])
         return number
 
     def _grow(self, size: int) -> None:
-        more = size - len(self.free)
-        self.room = np.concatenate([self.room, np.zeros((more, self.room.shape[1]), dtype=np.float32)])
-        self.usable = np.concatenate([self.usable, np.zeros((more, self.usable.shape[1]), dtype=np.float32)])
-        self.free = np.concatenate([self.free, np.zeros(more)])
-        self.worth = np.concatenate([self.worth, np.zeros(more)])
+        more = size - len(self.traits)
+        self.traits = np.concatenate([self.traits, np.zeros((more, self.traits.shape[1]), dtype=np.float32)])
         for steps in self._steps:
             steps.rank = np.concatenate([steps.rank, np.full(more, _UNKNOWN)])
             steps.loss = np.concatenate([steps.loss, np.zeros(more)])
             steps.after = np.concatenate([steps.after, np.zeros(more, dtype=np.int64)])
 
-    def _free(self, state: State) -> float:
+    def _free_of(self, state: State) -> float:
         kind, vram_mib, compute_milli, _ = state
         targets = self._targets
         vram = vram_mib * CARD_MILLI / max(self._kinds[kind].vram_mib, 1)
         both = vram * targets.vram_weight + compute_milli * targets.compute_weight
         return float(round(both / (targets.vram_weight + targets.compute_weight)))
 
-    def _worth(self, state: State) -> float:
+    def _worth_of(self, state: State) -> float:
         kind, vram_mib, compute_milli, empty = state
         worth = self._worths[kind]
         if worth is None:
@@ -122,7 +120,7 @@ class CardStates:
 
     def steps_of(self, shape: Shape) -> Steps:
         """Return what a request makes of every state; to be read through ``known`` alone."""
-        size = len(self.free)
+        size = len(self.traits)
         steps = Steps(shape, np.full(size, _UNKNOWN), np.zeros(size), np.zeros(size, dtype=np.int64))
         self._steps.append(steps)
         return steps
@@ -150,10 +148,10 @@ class CardStates:
             return
         left = (GONE, GONE) if whole else (vram_mib - vram, compute_milli - compute)
         after = self.id_of(kind, *left, empty=False)
-        loss = max(round(float(self.worth[number] - self.worth[after]), _DIGITS), 0.0)
+        loss = max(round(self._worth[number] - self._worth[after], _DIGITS), 0.0)
         steps.after[number] = after
         steps.loss[number] = loss
-        steps.rank[number] = loss * _LOSS + self.free[number]
+        steps.rank[number] = loss * _LOSS + self._free[number]
 
     def __len__(self) -> int:
         """Return how many states were met."""

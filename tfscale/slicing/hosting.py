@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from tfscale.model import CARD_MILLI, Request
-from tfscale.slicing.capacity import Bools, Capacity, Ints
+from tfscale.slicing.alike import Alike, Singles
+from tfscale.slicing.capacity import GONE, Bools, Capacity, Ints
 from tfscale.slicing.cards import NO_CARD, CardStates
 from tfscale.slicing.typical import Targets
 from tfscale.slicing.worth import Floats
 
-__all__ = ["Hosting", "Singles"]
+__all__ = ["Hosting"]
 
-Singles = npt.NDArray[np.float32]
 _NO_CARDS: frozenset[int] = frozenset()
 _CHUNK = 2_048
-"""How many nodes are worked out at once, which bounds the memory."""
+"""How many groups are worked out at once, which bounds the memory."""
 
 
 class Hosting:
-    """Arrays by node and column of the targets, derived from the capacity; ``refresh`` is the only change."""
+    """What the nodes can host, derived from the capacity; ``refresh``, ``moved`` and ``close`` are the only changes."""
 
     def __init__(self, capacity: Capacity, typical: Mapping[Request, int], closed: Bools) -> None:
         self._capacity = capacity
@@ -38,21 +37,14 @@ class Hosting:
         self.cards = CardStates(capacity.kinds, self.targets)
         nodes, columns = len(makeups), self.targets.cards.size
         self.states: Ints = np.zeros(capacity.kind.shape, dtype=np.int64)
-        self.room: Singles = np.zeros((nodes, columns), dtype=np.float32)
-        """How many parts of a target all cards of the node have room for."""
-        self.usable: Singles = np.zeros((nodes, columns), dtype=np.float32)
-        """Thousandths of cards that are free where a part of the target fits."""
-        self.free: Floats = np.zeros(nodes)
-        """Thousandths of cards that are free."""
-        self.hosts: Singles = np.zeros((nodes, columns), dtype=np.float32)
-        """How many pods of a target the node can host, CPU considered."""
-        self.useful: Floats = np.zeros(nodes)
-        """Thousandths of cards that are free and that a typical pod can use, on the average of the typical pods."""
+        self.alike = Alike(nodes, capacity.kind.shape[1], columns)
+        self.changes = 0
+        self.changed_at: Ints = np.zeros(nodes, dtype=np.int64)
+        """By node: its last change, by their number."""
         self.supply: Floats = np.zeros((len(distinct), columns))
-        """By makeup: the sum of ``hosts`` over the nodes that are not closed."""
+        """By makeup and column: the sum of ``hosts`` over the nodes that are not closed."""
         self.supply_free_milli = 0.0
-        for start in range(0, nodes, _CHUNK):
-            self.refresh(np.arange(start, min(start + _CHUNK, nodes)))
+        self.refresh(range(nodes))
 
     def knows(self, kinds: Iterable[int]) -> bool:
         """Return whether some node has cards of just these kinds."""
@@ -71,56 +63,71 @@ class Hosting:
     def _share(self) -> Singles:
         return self.targets.share.astype(np.float32)
 
-    def refresh(self, rows: Ints) -> None:
+    def refresh(self, rows: Sequence[int]) -> None:
         """Read these rows of the capacity again."""
+        self.changes += 1
+        self.changed_at[rows] = self.changes
         self._count(rows, -1)
-        capacity = self._capacity
-        for row in rows.tolist():
-            self.makeup[row] = self._makeups[_makeup(capacity.kind[row].tolist())]
-            cards = zip(
-                capacity.kind[row].tolist(),
-                capacity.vram_mib[row].tolist(),
-                capacity.compute_milli[row].tolist(),
-                capacity.holders[row].tolist(),
-                strict=True,
-            )
-            for column, (kind, vram, compute, holders) in enumerate(cards):
-                self.states[row, column] = self.cards.id_of(kind, vram, compute, empty=not holders) if kind else NO_CARD
-        states = self.states[rows]
-        self.room[rows] = room = self.cards.room[states].sum(axis=1)
-        self.usable[rows] = usable = self.cards.usable[states].sum(axis=1)
-        self.free[rows] = self.cards.free[states].sum(axis=1)
-        self.hosts[rows] = hosts = self.hosts_with(room, capacity.cpu_milli[rows])
-        self.useful[rows] = self.useful_with(hosts, usable, self.makeup[rows])
+        self._learn([fresh for row in rows if (fresh := self._read(row)) is not None])
         self._count(rows, 1)
+
+    def _read(self, row: int) -> int | None:
+        capacity, kinds = self._capacity, self._capacity.kind[row].tolist()
+        cards = zip(
+            kinds,
+            capacity.vram_mib[row].tolist(),
+            capacity.compute_milli[row].tolist(),
+            capacity.holders[row].tolist(),
+            strict=True,
+        )
+        self.makeup[row] = self._makeups[_makeup(kinds)]
+        self.states[row] = [
+            self.cards.id_of(kind, vram, compute, empty=not holders) if kind else NO_CARD
+            for kind, vram, compute, holders in cards
+        ]
+        return self._join(row)
+
+    def _join(self, row: int) -> int | None:
+        capacity, makeup = self._capacity, int(self.makeup[row])
+        memory_mib = int(capacity.memory_mib[row]) if capacity.pods[row] > 0 else GONE
+        preferred = not makeup and bool(capacity.used[row])
+        rest = (int(capacity.cpu_milli[row]), memory_mib, makeup, preferred)
+        return self.alike.join(row, self.states[row], rest, self.changes)
+
+    def _learn(self, groups: Sequence[int]) -> None:
+        """Work out what new groups can host."""
+        alike, columns = self.alike, self.targets.cards.size
+        for start in range(0, len(groups), _CHUNK):
+            some = groups[start : start + _CHUNK]
+            alike.traits[some] = traits = self.cards.traits[alike.states[some]].sum(axis=1)
+            alike.free[some] = traits[:, -1]
+            alike.hosts[some] = hosts = self.hosts_with(traits[:, :columns], alike.cpu_milli[some])
+            alike.useful[some] = self.useful_with(hosts, traits[:, columns:-1], alike.makeup[some])
 
     def moved(self, row: int, cards: Ints, states: Ints) -> None:
         """Take over the new states of some cards of a node; what else is free there was changed before."""
-        one = slice(row, row + 1)
-        closed, makeup = self._closed[row], self.makeup[row]
-        before, was_free = self.hosts[row].copy(), self.free[row]
+        self.changes += 1
+        self.changed_at[row] = self.changes
+        alike, makeup, old = self.alike, self.makeup[row], self.alike.of[row]
+        before, was_free = alike.hosts[old].copy(), alike.free[old]
         self.states[row, cards] = states
-        now = self.states[row]
-        self.room[row] = self.cards.room[now].sum(axis=0)
-        self.usable[row] = self.cards.usable[now].sum(axis=0)
-        self.free[row] = self.cards.free[now].sum()
-        self.hosts[one] = hosts = self.hosts_with(self.room[one], self._capacity.cpu_milli[one])
-        self.useful[one] = self.useful_with(hosts, self.usable[one], self.makeup[one])
-        if not closed:
-            self.supply[makeup] += hosts[0] - before
-            self.supply_free_milli += float(self.free[row] - was_free)
+        fresh = self._join(row)
+        self._learn([] if fresh is None else [fresh])
+        if not self._closed[row]:
+            self.supply[makeup] += alike.hosts[alike.of[row]] - before
+            self.supply_free_milli += float(alike.free[alike.of[row]] - was_free)
 
-    def _count(self, rows: Ints, sign: int) -> None:
-        rows = rows[~self._closed[rows]]
-        np.add.at(self.supply, self.makeup[rows], sign * self.hosts[rows].astype(np.float64))
-        self.supply_free_milli += sign * float(self.free[rows].sum())
+    def _count(self, rows: Sequence[int], sign: int) -> None:
+        counted = np.array([row for row in rows if not self._closed[row]], dtype=np.int64)
+        groups = self.alike.of[counted]
+        np.add.at(self.supply, self.makeup[counted], sign * self.alike.hosts[groups].astype(np.float64))
+        self.supply_free_milli += sign * float(self.alike.free[groups].sum())
 
     def close(self, row: int, *, closed: bool) -> None:
         """Count the node as supply no longer, or again."""
-        rows = np.array([row])
-        self._count(rows, -1)
+        self._count([row], -1)
         self._closed[row] = closed
-        self._count(rows, 1)
+        self._count([row], 1)
 
     def hosts_with(self, room: Singles, cpu_milli: Ints) -> Singles:
         """Return how many pods of each target nodes with this room and CPU can host: whole in cards, fractional in CPU.

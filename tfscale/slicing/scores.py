@@ -1,7 +1,8 @@
 """How good each node is for a request, kept between placements.
 
 A score says what a placement destroys: worth of room on the card, GPU capacity that becomes useless to the typical pods,
-and places for typical pods of which there are few. What is kept is made anew where a node changed.
+and places for typical pods of which there are few. Nodes that are alike have one score, and what is kept is made anew where
+a node changed.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfscale.model import CARD_MILLI, Request
+from tfscale.slicing.alike import Singles
 from tfscale.slicing.capacity import Bools, Capacity, Ints
 from tfscale.slicing.cards import REFUSED, Steps
-from tfscale.slicing.hosting import Hosting, Singles
+from tfscale.slicing.hosting import Hosting
 from tfscale.slicing.worth import Floats
 
 __all__ = ["Scores", "Weights"]
 
 _NOWHERE = -np.inf
+_NEVER = -1
 _PRICED_EVERY = 20
 """After how many placements prices are worked out anew."""
 _REPRICED_PART = 6
@@ -46,24 +49,64 @@ class Weights:
     """Scores within one step are equal, and the first node wins; 0: no scores are equal."""
 
 
-@dataclass(slots=True)
-class Row:
-    """One request against every node."""
+_NOWHERE_SLOT = 0
+"""The slot of all groups on whose nodes a request does not fit."""
 
-    steps: Steps
-    base: Floats
-    """Points without the prices."""
-    spent: Singles
-    """By node and column: the places for typical pods that are lost."""
-    cards: Ints
-    """By node: the best cards."""
-    total: Floats
-    seen: int
-    priced: int
+
+class Row:
+    """One request against every node. What is known of a group lies in a slot; groups on which it does not fit have none."""
+
+    def __init__(self, steps: Steps, nodes: int, columns: int, priced: int) -> None:
+        self.steps = steps
+        self.total: Floats = np.full(nodes, _NOWHERE)
+        """By node."""
+        self.slot: Ints = np.zeros(0, dtype=np.int64)
+        """By group."""
+        self.group: Ints = np.zeros(1, dtype=np.int64)
+        """By slot, as all that follows."""
+        self.base: Floats = np.full(1, _NOWHERE)
+        """Points without the prices."""
+        self.points: Floats = np.full(1, _NOWHERE)
+        self.spent: Singles = np.zeros((1, columns), dtype=np.float32)
+        """By column, too: the places for typical pods that are lost."""
+        self.cards: Ints = np.zeros((1, steps.shape.request.gpu_count), dtype=np.int64)
+        """The best cards."""
+        self.unused: list[int] = []
+        self.seen = _NEVER
+        self.priced = priced
 
     def nbytes(self) -> int:
         """Return how much memory it takes, nearly."""
-        return self.base.nbytes + self.spent.nbytes + self.cards.nbytes + self.total.nbytes
+        by_slot = self.group.nbytes + self.base.nbytes + self.points.nbytes + self.spent.nbytes + self.cards.nbytes
+        return self.total.nbytes + self.slot.nbytes + by_slot
+
+    def free(self, groups: Ints, known: int) -> None:
+        """Forget what is known of these groups, of as many as are `known` now."""
+        if known > len(self.slot):
+            self.slot = np.concatenate([self.slot, np.zeros(known - len(self.slot), dtype=np.int64)])
+        slots = self.slot[groups]
+        slots = slots[slots > _NOWHERE_SLOT]
+        self.base[slots] = self.points[slots] = _NOWHERE
+        self.unused += slots.tolist()
+        self.slot[groups] = _NOWHERE_SLOT
+
+    def take(self, groups: Ints) -> Ints:
+        """Return a slot for each of these groups, which have none."""
+        if len(groups) > len(self.unused):
+            self._grow(len(groups) - len(self.unused))
+        slots = np.array(self.unused[-len(groups) :], dtype=np.int64)
+        del self.unused[-len(groups) :]
+        self.slot[groups], self.group[slots] = slots, groups
+        return slots
+
+    def _grow(self, least: int) -> None:
+        size = len(self.base)
+        more = max(least, size // 2)
+        self.unused += range(size + more - 1, size - 1, -1)
+        for name in ("group", "base", "points", "spent", "cards"):
+            values = getattr(self, name)
+            setattr(self, name, np.concatenate([values, np.zeros((more, *values.shape[1:]), dtype=values.dtype)]))
+        self.base[size:] = self.points[size:] = _NOWHERE
 
 
 class Scores:
@@ -74,11 +117,8 @@ class Scores:
         self._hosting = hosting
         self._weights = weights
         self._rows: OrderedDict[Request, Row] = OrderedDict()
-        self._bytes = 0
-        self._changes = 0
-        self._changed_at: Ints = np.zeros(len(capacity.cpu_milli), dtype=np.int64)
         self._prices = hosting.prices()
-        self._priced_at = 0
+        self._priced_at = hosting.changes
 
     def best(self, request: Request, open_to: Bools) -> int | None:
         """Return the best node for the request among those open to it; None where it fits on none of them."""
@@ -90,85 +130,81 @@ class Scores:
 
     def take(self, request: Request, node: int) -> Ints:
         """Give the request its part of a node that ``best`` has named; return the cards."""
-        row = self._rows[request]
-        cards: Ints = row.cards[node]
-        states = self._hosting.states[node, cards]
+        row, hosting = self._rows[request], self._hosting
+        cards: Ints = row.cards[row.slot[hosting.alike.of[node]]].copy()
+        states = hosting.states[node, cards]
         self._capacity.take(row.steps.shape, node, cards)
-        self._hosting.moved(node, cards, row.steps.after[states])
-        self._note(node)
+        hosting.moved(node, cards, row.steps.after[states])
         return cards
 
     def changed(self, node: int) -> None:
         """Say that the capacity of a node was changed by somebody else."""
-        self._hosting.refresh(np.array([node]))
-        self._note(node)
-
-    def _note(self, node: int) -> None:
-        self._changes += 1
-        self._changed_at[node] = self._changes
+        self._hosting.refresh([node])
 
     def _current(self, request: Request) -> Row:
-        if self._changes - self._priced_at >= _PRICED_EVERY:
-            self._prices, self._priced_at = self._hosting.prices(), self._changes
+        hosting = self._hosting
+        if hosting.changes - self._priced_at >= _PRICED_EVERY:
+            self._prices, self._priced_at = hosting.prices(), hosting.changes
         row = self._rows.get(request)
         if row is None:
             row = self._learn(request)
         else:
             self._rows.move_to_end(request)
-            self._rescore(row, np.flatnonzero(self._changed_at > row.seen))
-        row.seen = self._changes
-        if self._changes - row.priced > len(row.total) / _REPRICED_PART:
-            prices = self._prices[self._hosting.makeup]
-            row.total = self._rounded(row.base - np.einsum("nc,nc->n", row.spent, prices), slice(None))
-            row.priced = self._changes
+            self._catch_up(row)
+        if hosting.changes - row.priced > len(row.total) / _REPRICED_PART:
+            row.points = self._priced(row.base, row.spent, row.group)
+            row.total = row.points[row.slot[hosting.alike.of]]
+            row.priced = hosting.changes
         return row
 
     def _learn(self, request: Request) -> Row:
-        nodes, columns = self._hosting.hosts.shape
-        row = Row(
-            steps=self._hosting.cards.steps_of(self._capacity.shape(request)),
-            base=np.full(nodes, _NOWHERE),
-            spent=np.zeros((nodes, columns), dtype=np.float32),
-            cards=np.zeros((nodes, request.gpu_count), dtype=np.int64),
-            total=np.full(nodes, _NOWHERE),
-            seen=self._changes,
-            priced=self._changes,
-        )
-        for start in range(0, nodes, _CHUNK):
-            self._rescore(row, np.arange(start, min(start + _CHUNK, nodes)))
+        hosting = self._hosting
+        steps = hosting.cards.steps_of(self._capacity.shape(request))
+        row = Row(steps, len(hosting.makeup), hosting.targets.cards.size, hosting.changes)
+        self._catch_up(row)
         self._rows[request] = row
-        self._bytes += row.nbytes()
-        while self._bytes > _MOST_BYTES and len(self._rows) > 1:
+        kept = sum(known.nbytes() for known in self._rows.values())
+        while kept > _MOST_BYTES and len(self._rows) > 1:
             _, old = self._rows.popitem(last=False)
-            self._hosting.cards.forget(old.steps)
-            self._bytes -= old.nbytes()
+            hosting.cards.forget(old.steps)
+            kept -= old.nbytes()
         return row
 
-    def _rescore(self, row: Row, nodes: Ints) -> None:
-        capacity, hosting, request = self._capacity, self._hosting, row.steps.shape.request
-        row.base[nodes] = row.total[nodes] = _NOWHERE
-        nodes = nodes[capacity.has_room(request, nodes)]
-        states = hosting.states[nodes]
-        cards, fits = self._choose(row.steps, states, request.gpu_count)
-        nodes, cards, states = nodes[fits], cards[fits], states[fits]
-        if not nodes.size:
+    def _catch_up(self, row: Row) -> None:
+        """Score the groups that came since the request was looked at last."""
+        hosting, alike = self._hosting, self._hosting.alike
+        groups = np.flatnonzero(alike.born_at > row.seen)
+        for start in range(0, len(groups), _CHUNK):
+            self._rescore(row, groups[start : start + _CHUNK])
+        nodes = np.flatnonzero(hosting.changed_at > row.seen)
+        row.total[nodes] = row.points[row.slot[alike.of[nodes]]]
+        row.seen = hosting.changes
+
+    def _rescore(self, row: Row, groups: Ints) -> None:
+        hosting, alike, request, steps = self._hosting, self._hosting.alike, row.steps.shape.request, row.steps
+        row.free(groups, len(alike.born_at))
+        enough = (alike.cpu_milli[groups] >= request.cpu_milli) & (alike.memory_mib[groups] >= request.memory_mib)
+        groups = groups[enough]
+        states = alike.states[groups]
+        cards, fits = self._choose(steps, states, request.gpu_count)
+        if not fits.all():
+            groups, cards, states = groups[fits], cards[fits], states[fits]
+        if not groups.size:
             return
-        before = np.take_along_axis(states, cards, axis=1)
-        after = row.steps.after[before]
-        known, weights = hosting.cards, self._weights
-        room = hosting.room[nodes] + (known.room[after] - known.room[before]).sum(axis=1)
-        usable = hosting.usable[nodes] + (known.usable[after] - known.usable[before]).sum(axis=1)
-        free = hosting.free[nodes] + (known.free[after] - known.free[before]).sum(axis=1)
-        hosts = hosting.hosts_with(room, capacity.cpu_milli[nodes] - request.cpu_milli)
-        makeup = hosting.makeup[nodes]
-        useful = hosting.useful_with(hosts, usable, makeup)
-        less_useless = (hosting.free[nodes] - hosting.useful[nodes]) - (free - useful)
+        before = states[np.arange(len(states))[:, np.newaxis], cards]
+        traits, columns = hosting.cards.traits, row.spent.shape[1]
+        left = alike.traits[groups] + (traits[steps.after[before]] - traits[before]).sum(axis=1)
+        hosts = hosting.hosts_with(left[:, :columns], alike.cpu_milli[groups] - request.cpu_milli)
+        useful = hosting.useful_with(hosts, left[:, columns:-1], alike.makeup[groups])
+        free, weights = left[:, -1].astype(np.float64), self._weights
+        less_useless = (alike.free[groups] - alike.useful[groups]) - (free - useful)
         base = weights.useless / (1 + np.exp(-less_useless / CARD_MILLI))
-        base -= weights.worth * row.steps.loss[before].sum(axis=1) + weights.free * free / CARD_MILLI
-        spent = hosting.hosts[nodes] - hosts
+        base -= weights.worth * steps.loss[before].sum(axis=1) + weights.free * free / CARD_MILLI
+        spent = alike.hosts[groups] - hosts
         spent *= np.float32(weights.scarcity)
-        row.base[nodes], row.spent[nodes], row.cards[nodes] = base, spent, cards
-        row.total[nodes] = self._rounded(base - np.einsum("nc,nc->n", spent, self._prices[makeup]), nodes)
+        slots = row.take(groups)
+        row.base[slots], row.spent[slots], row.cards[slots] = base, spent, cards
+        row.points[slots] = self._priced(base, spent, groups)
 
     def _choose(self, steps: Steps, states: Ints, number: int) -> tuple[Ints, Bools]:
         """Return the cards of each node that lose least worth, the fullest of equal ones, and whether they all fit."""
@@ -178,13 +214,14 @@ class Scores:
             return np.zeros((len(states), number), dtype=np.int64), np.zeros(len(states), dtype=np.bool_)
         rank = self._hosting.cards.known(steps, states)
         cards = rank.argmin(axis=1)[:, np.newaxis] if number == 1 else np.argsort(rank, axis=1, kind="stable")[:, :number]
-        worst = np.take_along_axis(rank, cards[:, -1:], axis=1)[:, 0]
+        worst: Floats = rank[np.arange(len(rank)), cards[:, -1]]
         return cards, worst < REFUSED
 
-    def _rounded(self, points: Floats, nodes: Ints | slice) -> Floats:
-        step = self._weights.step
+    def _priced(self, base: Floats, spent: Singles, groups: Ints) -> Floats:
+        """Return the points of these groups by the prices of now."""
+        alike, step = self._hosting.alike, self._weights.step
+        points = base - np.einsum("nc,nc->n", spent, self._prices[alike.makeup[groups]])
         if step:
             points = np.rint(points / step) * step
-        # Between nodes without cards the one in use wins, so that an empty one can be given back.
-        total: Floats = points + _USED * ((self._hosting.makeup[nodes] == 0) & self._capacity.used[nodes])
+        total: Floats = points + _USED * alike.preferred[groups]
         return total
