@@ -49,8 +49,8 @@ class Alike:
         """Thousandths of cards that are free."""
         self.hosts: Singles = np.zeros((_FIRST, columns), dtype=np.float32)
         """How many pods of a target one of the nodes can host, CPU considered."""
-        self.useful: Floats = np.zeros(_FIRST)
-        """Thousandths of cards that are free and that a typical pod can use, on the average of the typical pods."""
+        self.useless: Floats = np.zeros(_FIRST)
+        """Thousandths of cards that are free and of no use to a typical pod, on the average of the typical pods."""
 
     def join(self, node: int, states: Ints, rest: Rest, change: int) -> int | None:
         """Put a node into the group of what it has. Return the group where it is new."""
@@ -89,7 +89,7 @@ class Alike:
         self._unused.append(group)
 
     def _grow(self) -> None:
-        for name in ("born_at", "states", "cpu_milli", "memory_mib", "makeup", "preferred", "traits", "free", "hosts", "useful"):
+        for name in ("born_at", "states", "cpu_milli", "memory_mib", "makeup", "preferred", "traits", "free", "hosts", "useless"):
             values = getattr(self, name)
             setattr(self, name, np.concatenate([values, np.zeros_like(values)]))
         self.born_at[len(self.born_at) // 2 :] = _DEAD

@@ -96,13 +96,15 @@ class Capacity:
 
     def take(self, shape: Shape, row: int, cards: Ints) -> None:
         """Give the shape its part of a node; the caller has seen that it fits."""
-        if shape.request.whole:
-            self.vram_mib[row, cards] = self.compute_milli[row, cards] = GONE
-        elif cards.size:
-            kind = self.kind[row, cards]
-            self.vram_mib[row, cards] -= shape.vram_mib[kind]
-            self.compute_milli[row, cards] -= shape.compute_milli[kind]
-        self.holders[row, cards] += 1
+        # Few cards: one after another they are taken sooner than as arrays.
+        for card in cards.tolist():
+            if shape.request.whole:
+                self.vram_mib[row, card] = self.compute_milli[row, card] = GONE
+            else:
+                kind = self.kind[row, card]
+                self.vram_mib[row, card] -= shape.vram_mib[kind]
+                self.compute_milli[row, card] -= shape.compute_milli[kind]
+            self.holders[row, card] += 1
         self.cpu_milli[row] -= shape.request.cpu_milli
         self.memory_mib[row] -= shape.request.memory_mib
         self.pods[row] -= 1

@@ -98,11 +98,11 @@ class Hosting:
         """Work out what new groups can host."""
         alike, columns = self.alike, self.targets.cards.size
         for start in range(0, len(groups), _CHUNK):
-            some = groups[start : start + _CHUNK]
+            some = groups[start : start + _CHUNK] if len(groups) > 1 else slice(groups[0], groups[0] + 1)
             alike.traits[some] = traits = self.cards.traits[alike.states[some]].sum(axis=1)
-            alike.free[some] = traits[:, -1]
+            alike.free[some] = free = traits[:, -1]
             alike.hosts[some] = hosts = self.hosts_with(traits[:, :columns], alike.cpu_milli[some])
-            alike.useful[some] = self.useful_with(hosts, traits[:, columns:-1], alike.makeup[some])
+            alike.useless[some] = free - self.useful_with(hosts, traits[:, columns:-1], alike.makeup[some])
 
     def moved(self, row: int, cards: Ints, states: Ints) -> None:
         """Take over the new states of some cards of a node; what else is free there was changed before."""
@@ -137,12 +137,12 @@ class Hosting:
         """
         by_cpu = cpu_milli.astype(np.float32)[:, np.newaxis] * self._per_cpu
         hosts: Singles = np.minimum(np.floor(room / self._cards_asked), by_cpu)
-        hosts[by_cpu < 1] = 0
+        hosts *= by_cpu >= 1
         return hosts
 
     def useful_with(self, hosts: Singles, usable: Singles, makeup: Ints) -> Floats:
         """Return how many thousandths of cards typical pods can use: all pods for which the node is no host use none."""
-        useful: Floats = np.einsum("nc,nc->n", usable * (hosts > 0), self._share[makeup]).astype(np.float64)
+        useful: Floats = np.vecdot(usable * (hosts > 0), self._share[makeup]).astype(np.float64)
         return useful
 
     def prices(self) -> Singles:

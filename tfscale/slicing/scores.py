@@ -183,21 +183,22 @@ class Scores:
     def _rescore(self, row: Row, groups: Ints) -> None:
         hosting, alike, request, steps = self._hosting, self._hosting.alike, row.steps.shape.request, row.steps
         row.free(groups, len(alike.born_at))
-        enough = (alike.cpu_milli[groups] >= request.cpu_milli) & (alike.memory_mib[groups] >= request.memory_mib)
-        groups = groups[enough]
+        cpu_milli = alike.cpu_milli[groups] - request.cpu_milli
+        enough = (cpu_milli >= 0) & (alike.memory_mib[groups] >= request.memory_mib)
+        groups, cpu_milli = groups[enough], cpu_milli[enough]
         states = alike.states[groups]
         cards, fits = self._choose(steps, states, request.gpu_count)
         if not fits.all():
-            groups, cards, states = groups[fits], cards[fits], states[fits]
+            groups, cpu_milli, cards, states = groups[fits], cpu_milli[fits], cards[fits], states[fits]
         if not groups.size:
             return
         before = states[np.arange(len(states))[:, np.newaxis], cards]
         traits, columns = hosting.cards.traits, row.spent.shape[1]
         left = alike.traits[groups] + (traits[steps.after[before]] - traits[before]).sum(axis=1)
-        hosts = hosting.hosts_with(left[:, :columns], alike.cpu_milli[groups] - request.cpu_milli)
+        hosts = hosting.hosts_with(left[:, :columns], cpu_milli)
         useful = hosting.useful_with(hosts, left[:, columns:-1], alike.makeup[groups])
         free, weights = left[:, -1].astype(np.float64), self._weights
-        less_useless = (alike.free[groups] - alike.useful[groups]) - (free - useful)
+        less_useless = alike.useless[groups] - (free - useful)
         base = weights.useless / (1 + np.exp(-less_useless / CARD_MILLI))
         base -= weights.worth * steps.loss[before].sum(axis=1) + weights.free * free / CARD_MILLI
         spent = alike.hosts[groups] - hosts
@@ -220,7 +221,7 @@ class Scores:
     def _priced(self, base: Floats, spent: Singles, groups: Ints) -> Floats:
         """Return the points of these groups by the prices of now."""
         alike, step = self._hosting.alike, self._weights.step
-        points = base - np.einsum("nc,nc->n", spent, self._prices[alike.makeup[groups]])
+        points = base - np.vecdot(spent, self._prices[alike.makeup[groups]])
         if step:
             points = np.rint(points / step) * step
         total: Floats = points + _USED * alike.preferred[groups]
