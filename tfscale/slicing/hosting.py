@@ -99,7 +99,7 @@ class Hosting:
         alike, columns = self.alike, self.targets.cards.size
         for start in range(0, len(groups), _CHUNK):
             some = groups[start : start + _CHUNK] if len(groups) > 1 else slice(groups[0], groups[0] + 1)
-            alike.traits[some] = traits = self.cards.traits[alike.states[some]].sum(axis=1)
+            alike.traits[some] = traits = np.add.reduce(self.cards.traits[alike.states[some]], axis=1)
             alike.free[some] = free = traits[:, -1]
             alike.hosts[some] = hosts = self.hosts_with(traits[:, :columns], alike.cpu_milli[some])
             alike.useless[some] = free - self.useful_with(hosts, traits[:, columns:-1], alike.makeup[some])

@@ -173,10 +173,10 @@ class Scores:
     def _catch_up(self, row: Row) -> None:
         """Score the groups that came since the request was looked at last."""
         hosting, alike = self._hosting, self._hosting.alike
-        groups = np.flatnonzero(alike.born_at > row.seen)
+        (groups,) = (alike.born_at > row.seen).nonzero()
         for start in range(0, len(groups), _CHUNK):
             self._rescore(row, groups[start : start + _CHUNK])
-        nodes = np.flatnonzero(hosting.changed_at > row.seen)
+        (nodes,) = (hosting.changed_at > row.seen).nonzero()
         row.total[nodes] = row.points[row.slot[alike.of[nodes]]]
         row.seen = hosting.changes
 
@@ -194,13 +194,13 @@ class Scores:
             return
         before = states[np.arange(len(states))[:, np.newaxis], cards]
         traits, columns = hosting.cards.traits, row.spent.shape[1]
-        left = alike.traits[groups] + (traits[steps.after[before]] - traits[before]).sum(axis=1)
+        left = alike.traits[groups] + np.add.reduce(traits[steps.after[before]] - traits[before], axis=1)
         hosts = hosting.hosts_with(left[:, :columns], cpu_milli)
         useful = hosting.useful_with(hosts, left[:, columns:-1], alike.makeup[groups])
         free, weights = left[:, -1].astype(np.float64), self._weights
         less_useless = alike.useless[groups] - (free - useful)
         base = weights.useless / (1 + np.exp(-less_useless / CARD_MILLI))
-        base -= weights.worth * steps.loss[before].sum(axis=1) + weights.free * free / CARD_MILLI
+        base -= weights.worth * np.add.reduce(steps.loss[before], axis=1) + weights.free * free / CARD_MILLI
         spent = alike.hosts[groups] - hosts
         spent *= np.float32(weights.scarcity)
         slots = row.take(groups)
