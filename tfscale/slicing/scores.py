@@ -184,15 +184,11 @@ class Scores:
         hosting, alike, request, steps = self._hosting, self._hosting.alike, row.steps.shape.request, row.steps
         row.free(groups, len(alike.born_at))
         cpu_milli = alike.cpu_milli[groups] - request.cpu_milli
-        enough = (cpu_milli >= 0) & (alike.memory_mib[groups] >= request.memory_mib)
-        groups, cpu_milli = groups[enough], cpu_milli[enough]
-        states = alike.states[groups]
-        cards, fits = self._choose(steps, states, request.gpu_count)
-        if not fits.all():
-            groups, cpu_milli, cards, states = groups[fits], cpu_milli[fits], cards[fits], states[fits]
-        if not groups.size:
+        cards, before, fits = self._choose(steps, alike.states[groups], request.gpu_count)
+        (fitting,) = (fits & (cpu_milli >= 0) & (alike.memory_mib[groups] >= request.memory_mib)).nonzero()
+        if not fitting.size:
             return
-        before = states[np.arange(len(states))[:, np.newaxis], cards]
+        groups, cpu_milli, cards, before = groups[fitting], cpu_milli[fitting], cards[fitting], before[fitting]
         traits, columns = hosting.cards.traits, row.spent.shape[1]
         left = alike.traits[groups] + np.add.reduce(traits[steps.after[before]] - traits[before], axis=1)
         hosts = hosting.hosts_with(left[:, :columns], cpu_milli)
@@ -207,16 +203,15 @@ class Scores:
         row.base[slots], row.spent[slots], row.cards[slots] = base, spent, cards
         row.points[slots] = self._priced(base, spent, groups)
 
-    def _choose(self, steps: Steps, states: Ints, number: int) -> tuple[Ints, Bools]:
-        """Return the cards of each node that lose least worth, the fullest of equal ones, and whether they all fit."""
-        if not number:
-            return np.zeros((len(states), 0), dtype=np.int64), np.ones(len(states), dtype=np.bool_)
-        if number > states.shape[1]:
-            return np.zeros((len(states), number), dtype=np.int64), np.zeros(len(states), dtype=np.bool_)
+    def _choose(self, steps: Steps, states: Ints, number: int) -> tuple[Ints, Ints, Bools]:
+        """Return the cards of each node that lose least worth, the fullest of equal ones, their states, and whether all fit."""
+        if not number or number > states.shape[1]:
+            none = np.zeros((len(states), number), dtype=np.int64)
+            return none, none, np.full(len(states), not number)
         rank = self._hosting.cards.known(steps, states)
         cards = rank.argmin(axis=1)[:, np.newaxis] if number == 1 else np.argsort(rank, axis=1, kind="stable")[:, :number]
-        worst: Floats = rank[np.arange(len(rank)), cards[:, -1]]
-        return cards, worst < REFUSED
+        before = states[np.arange(len(states))[:, np.newaxis], cards]
+        return cards, before, steps.rank[before[:, -1]] < REFUSED
 
     def _priced(self, base: Floats, spent: Singles, groups: Ints) -> Floats:
         """Return the points of these groups by the prices of now."""
