@@ -56,7 +56,7 @@ def results(jobs: Iterable[Job], kept: Path | None, processes: int = 2) -> list[
     code = _digest()
     known = {_job(line): line for line in _read(kept) if line.get("code") == code or not _ours(line["policy"])}
     missing = [job for job in wanted if job not in known]
-    with ProcessPoolExecutor(processes, max_tasks_per_child=8) as pool:
+    with ProcessPoolExecutor(processes) as pool:
         for done in as_completed([pool.submit(_run, job) for job in missing]):
             line = {**done.result(), "code": code}
             known[_job(line)] = line
