@@ -4,7 +4,8 @@
 by N: one to four card models, two to five instance types that have them, 12 to 90 nodes, 4 to 30 kinds of request. A request is a
 share of VRAM and a share of compute of one card of the cluster, the reference. A cluster has its own habits: how large the
 shares are, whether the two go together, how many CPUs come with a card, how often several cards, whole cards or named
-models are asked. One cluster in four has VRAM alone, one in eight compute alone: slices in one dimension.
+models are asked; whole cards always name theirs. One cluster in four has VRAM alone, one in eight compute alone: slices in
+one dimension.
 """
 
 from __future__ import annotations
@@ -97,7 +98,6 @@ def _kinds(nodes: tuple[Node, ...], habits: np.random.Generator) -> tuple[Kind, 
         compute=not one_sided < 0.25,  # noqa: PLR2004 - one in four
     )
     kinds: list[Kind] = []
-    # The first one is never restricted, so that some node can host it.
     for index in range(int(habits.integers(4, 31))):
         node = nodes[int(habits.integers(len(nodes)))]
         kinds.append(Kind(name=f"kind-{index}", request=_request(node, ways, habits), count=int(100 / (1 + index) ** 0.7) + 1))
@@ -108,7 +108,8 @@ def _request(node: Node, ways: _Habits, habits: np.random.Generator) -> Request:
     gpu = node.gpus[0]
     cards = int(habits.integers(2, len(node.gpus) + 1)) if len(node.gpus) > 1 and habits.random() < ways.several else 1
     whole = bool(habits.random() < ways.whole)
-    models = (gpu.model,) if habits.random() < ways.named else ()
+    # What a whole card is worth depends on the card, so who wants one says which.
+    models = (gpu.model,) if habits.random() < ways.named or whole else ()
     vram, compute = _shares(ways, habits)
     vram_mib, mtflops = _amounts(gpu, vram, compute)
     asked = 1.0 if whole else max(vram, compute)
