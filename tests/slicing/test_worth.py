@@ -16,13 +16,21 @@ from scipy.optimize import linprog
 from tfscale.model import Gpu, Request
 from tfscale.slicing import typical_of
 from tfscale.slicing.typical import Targets
-from tfscale.slicing.worth import Room, worth_of
+from tfscale.slicing.worth import Room, Worth, worths_of
 
 OPENB = Path(__file__).parents[3] / "shared" / "data" / "openb" / "openb_pod_list_default.csv"
 ROUNDED = 1e-3
 """Values have four digits; of a pattern a dozen are added."""
 
+T4, H100 = (16_384, 1_000), (81_920, 1_000)
+
 Asked = tuple[tuple[Room, int], ...]
+
+
+def worth_of(card: Room, asked: Asked) -> Worth:
+    """Return the worth where all cards are alike."""
+    (worth,) = worths_of(((card, 1),), tuple(((size,), count) for size, count in asked))
+    return worth
 
 
 @st.composite
@@ -114,7 +122,23 @@ def test_shares_of_the_openb_trace_have_the_worth_that_its_cutting_stock_problem
             for row in csv.DictReader(lines)
         ]
     kinds = [Gpu(id="", model="", vram_mib=0, mtflops=0), Gpu(id="0", model="T4", vram_mib=16_384, mtflops=65_000)]
-    worth = Targets(typical_of(requests), kinds, [frozenset({1})]).worth(1)
+    worth = Targets(typical_of(requests), kinds, [frozenset({1})]).worths([0, 1])[0]
 
     expected = {810: 1.0, 650: 2 / 3, 590: 2 / 3, 550: 2 / 3, 470: 1 / 2, 460: 1 / 2, 370: 1 / 3, 320: 1 / 3, 230: 1 / 4, 160: 0}
     assert {share: round(value, 4) for share, value in expected.items()} == {share: worth.of((0, share)) for share in expected}
+
+
+def test_what_both_cards_serve_costs_about_the_same_on_both() -> None:
+    """A slice of 2 GiB is an eighth of the small card and a fortieth of the large one, which is worth five times as much."""
+    small, large = worths_of(((T4, 10), (H100, 10)), ((((2_048, 100), (2_048, 20)), 1),))
+
+    assert large.whole == pytest.approx(5 * small.whole, abs=1e-3)
+    assert small.whole - small.of((14_336, 900)) == pytest.approx(large.whole - large.of((79_872, 980)), abs=1e-3)
+
+
+def test_the_scarcer_of_two_equal_cards_is_worth_more_to_those_who_must_have_it() -> None:
+    """Half of the pods accept one kind alone, of which there is one card in four."""
+    common, rare = worths_of(((T4, 3), (T4, 1)), (((None, (8_192, 500)), 1), (((8_192, 500), (8_192, 500)), 1)))
+
+    assert common.whole < rare.whole
+    assert 1.0 == pytest.approx((3 * common.whole + rare.whole) / 4)

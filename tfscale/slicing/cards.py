@@ -47,10 +47,10 @@ class Steps:
 class CardStates:
     """All states met so far, and for each what it has room for. A state is learned when it is first met."""
 
-    def __init__(self, kinds: Sequence[Gpu], targets: Targets) -> None:
+    def __init__(self, kinds: Sequence[Gpu], targets: Targets, numbers: Sequence[int]) -> None:
         self._kinds = kinds
         self._targets = targets
-        self._worths = [targets.worth(kind) if kind else None for kind in range(len(kinds))]
+        self._worths = [None, *targets.worths(numbers)]
         self._ids: dict[State, int] = {}
         self._states: list[State] = []
         self._steps: list[Steps] = []
@@ -104,7 +104,7 @@ class CardStates:
         worth = self._worths[kind]
         if worth is None:
             return 0.0
-        return 1.0 if empty else worth.of((vram_mib, compute_milli))
+        return worth.whole if empty else worth.of((vram_mib, compute_milli))
 
     def _room(self, kind: int, vram_mib: int, compute_milli: int, *, empty: bool) -> Floats:
         targets = self._targets

@@ -34,7 +34,8 @@ class Hosting:
         self.makeup: Ints = np.array([self._makeups[makeup] for makeup in makeups], dtype=np.int64)
         """By node: which kinds of card it has, an index into the makeups of the targets; 0 where it has no cards."""
         self.targets = Targets(typical, capacity.kinds, distinct)
-        self.cards = CardStates(capacity.kinds, self.targets)
+        numbers = np.bincount(capacity.kind.ravel(), minlength=len(capacity.kinds)).tolist()
+        self.cards = CardStates(capacity.kinds, self.targets, numbers)
         nodes, columns = len(makeups), self.targets.cards.size
         self.states: Ints = np.zeros(capacity.kind.shape, dtype=np.int64)
         self.alike = Alike(nodes, capacity.kind.shape[1], columns)

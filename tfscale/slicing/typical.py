@@ -11,7 +11,7 @@ import numpy as np
 from tfscale.model import CARD_MILLI, Gpu, GpuSlice, Request
 from tfscale.slicing.capacity import NEVER, Bools, Ints
 from tfscale.slicing.order import size_of
-from tfscale.slicing.worth import Floats, Worth, worth_of
+from tfscale.slicing.worth import Floats, Worth, worths_of
 
 __all__ = ["Targets", "typical_of"]
 
@@ -107,15 +107,15 @@ class Targets:
     def _parts(self, request: Request) -> list[tuple[GpuSlice, Gpu]]:
         return [(part, gpu) for gpu in self._kinds[1:] if (part := request.slice_of(gpu))]
 
-    def worth(self, kind: int) -> Worth:
-        """Return what free room on a card of this kind is worth."""
-        gpu = self._kinds[kind]
-        asked: Counter[tuple[int, int]] = Counter()
+    def worths(self, numbers: Sequence[int]) -> tuple[Worth, ...]:
+        """Return what free room is worth on each kind of card but the first, which is none; `numbers` says how many there are."""
+        cards = tuple(((gpu.vram_mib, CARD_MILLI), number) for gpu, number in zip(self._kinds[1:], numbers[1:], strict=True))
+        asked: Counter[tuple[tuple[int, int] | None, ...]] = Counter()
         for request, count in self._typical.items():
-            part = request.slice_of(gpu)
-            if part is not None:
-                asked[part.vram_mib, part.compute_milli] += count * request.gpu_count
-        return worth_of((gpu.vram_mib, CARD_MILLI), tuple(sorted(asked.items())))
+            parts = [request.slice_of(gpu) for gpu in self._kinds[1:]]
+            asked[tuple((part.vram_mib, part.compute_milli) if part else None for part in parts)] += count * request.gpu_count
+        ordered = sorted(asked.items(), key=lambda item: [size or (-1, -1) for size in item[0]])
+        return worths_of(cards, tuple(ordered))
 
 
 def _ints(values: Iterable[int]) -> Ints:
