@@ -85,9 +85,7 @@ class Row:
         if known > len(self.slot):
             self.slot = np.concatenate([self.slot, np.zeros(known - len(self.slot), dtype=np.int64)])
         slots = self.slot[groups]
-        slots = slots[slots > _NOWHERE_SLOT]
-        self.base[slots] = self.points[slots] = _NOWHERE
-        self.unused += slots.tolist()
+        self.unused += slots[slots > _NOWHERE_SLOT].tolist()
         self.slot[groups] = _NOWHERE_SLOT
 
     def take(self, groups: Ints) -> Ints:
@@ -106,7 +104,6 @@ class Row:
         for name in ("group", "base", "points", "spent", "cards"):
             values = getattr(self, name)
             setattr(self, name, np.concatenate([values, np.zeros((more, *values.shape[1:]), dtype=values.dtype)]))
-        self.base[size:] = self.points[size:] = _NOWHERE
 
 
 class Scores:
