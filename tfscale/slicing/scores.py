@@ -78,7 +78,8 @@ class Row:
     def nbytes(self) -> int:
         """Return how much memory it takes, nearly."""
         by_slot = self.group.nbytes + self.base.nbytes + self.points.nbytes + self.spent.nbytes + self.cards.nbytes
-        return self.total.nbytes + self.slot.nbytes + by_slot
+        by_state = self.steps.rank.nbytes + self.steps.loss.nbytes + self.steps.after.nbytes
+        return self.total.nbytes + self.slot.nbytes + by_slot + by_state
 
     def free(self, groups: Ints, known: int) -> None:
         """Forget what is known of these groups, of as many as are `known` now."""
@@ -116,6 +117,7 @@ class Scores:
         self._rows: OrderedDict[Request, Row] = OrderedDict()
         self._prices = hosting.prices()
         self._priced_at = hosting.changes
+        self._weighed_at = hosting.changes
 
     def best(self, request: Request, open_to: Bools) -> int | None:
         """Return the best node for the request among those open to it; None where it fits on none of them."""
@@ -145,10 +147,14 @@ class Scores:
         row = self._rows.get(request)
         if row is None:
             row = self._learn(request)
+            self._forget_some()
         else:
             self._rows.move_to_end(request)
             self._catch_up(row)
-        if hosting.changes - row.priced > len(row.total) / _REPRICED_PART:
+        often = len(row.total) / _REPRICED_PART
+        if hosting.changes - self._weighed_at > often:
+            self._forget_some()
+        if hosting.changes - row.priced > often:
             row.points = self._priced(row.base, row.spent, row.group)
             row.total = row.points[row.slot[hosting.alike.of]]
             row.priced = hosting.changes
@@ -160,12 +166,16 @@ class Scores:
         row = Row(steps, len(hosting.makeup), hosting.targets.cards.size, hosting.changes)
         self._catch_up(row)
         self._rows[request] = row
+        return row
+
+    def _forget_some(self) -> None:
+        """Give up requests that were not asked for long where all take too much memory."""
+        self._weighed_at = self._hosting.changes
         kept = sum(known.nbytes() for known in self._rows.values())
         while kept > _MOST_BYTES and len(self._rows) > 1:
             _, old = self._rows.popitem(last=False)
-            hosting.cards.forget(old.steps)
+            self._hosting.cards.forget(old.steps)
             kept -= old.nbytes()
-        return row
 
     def _catch_up(self, row: Row) -> None:
         """Score the groups that came since the request was looked at last."""
