@@ -9,7 +9,7 @@ from bench.openb_trace import CARD_MILLI, Pod, Server, Trace
 from tfscale.model import Demand, Gpu, Node, Request
 from tfscale.slicing import Packer, Weights, typical_of
 
-__all__ = ["LIBRARY", "PARTS", "library_policy"]
+__all__ = ["LIBRARY", "PARTS", "library_policy", "node_of", "request_of"]
 
 LIBRARY = "tfscale"
 PARTS = {"no-worth": "worth", "no-useless": "useless", "no-scarcity": "scarcity", "no-free": "free", "no-rounding": "step"}
@@ -22,8 +22,8 @@ _VRAM_MIB, _MTFLOPS = 16_384, 100_000
 def library_policy(trace: Trace, part: str = "") -> Policy:
     """Return the packer as a policy, knowing the list of pods as the typical workload; `part` is a key of ``PARTS`` or empty."""
     weights = replace(Weights(), **{PARTS[part]: 0}) if part else Weights()
-    requests = [_request(pod) for pod in trace.pods]
-    packer = Packer([_node(server) for server in trace.servers], typical=typical_of(requests), weights=weights)
+    requests = [request_of(pod) for pod in trace.pods]
+    packer = Packer([node_of(server) for server in trace.servers], typical=typical_of(requests), weights=weights)
     rows = {server.name: row for row, server in enumerate(trace.servers)}
     arrived = 0
 
@@ -36,7 +36,8 @@ def library_policy(trace: Trace, part: str = "") -> Policy:
     return place
 
 
-def _request(pod: Pod) -> Request:
+def request_of(pod: Pod) -> Request:
+    """Return what a pod of the trace asks, as the library says it."""
     return Request(
         cpu_milli=pod.cpu_milli,
         memory_mib=pod.memory_mib,
@@ -46,7 +47,8 @@ def _request(pod: Pod) -> Request:
     )
 
 
-def _node(server: Server) -> Node:
+def node_of(server: Server) -> Node:
+    """Return an empty server as a node."""
     gpus = tuple(Gpu(id=str(index), model=server.model, vram_mib=_VRAM_MIB, mtflops=_MTFLOPS) for index in range(server.gpus))
     return Node(
         name=server.name,

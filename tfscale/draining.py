@@ -47,7 +47,7 @@ class Moves:
         others = [demand for demand in self.demands if demand.uid not in self.housed]
         if not others:
             return self
-        found = pack(others, filled(self.nodes, packing.placed))
+        found = pack(others, filled(self.nodes, packing.placed), by_age=False)
         housed = {placed.demand.uid: placed.node for placed in found.placed}
         return replace(self, housed={**self.housed, **housed}, left=found.left)
 

@@ -90,7 +90,7 @@ def _is_split(node: Node, others: Sequence[Node]) -> bool:
     if not _fit_in_sums(pods, others):
         return False
     demands = [Demand(id=pod.id, uid=pod.uid, pool=node.pool, request=pod.request) for pod in pods]
-    return bool(pack(demands, others).left)
+    return bool(pack(demands, others, by_age=False).left)
 
 
 def _fit_in_sums(pods: Sequence[BoundPod], nodes: Sequence[Node]) -> bool:

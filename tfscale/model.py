@@ -140,6 +140,10 @@ class Demand:
     tolerations: tuple[Toleration, ...] = ()
     blocked: str = ""
     """Why tfscale must not place this pod although it understands its request: a constraint that it cannot honour."""
+    gang: str = ""
+    """The demands of one pool that name the same gang are placed together or not at all; empty: it stands alone."""
+    apart: str = ""
+    """Of the pods that name the same thing here no two are on one node; empty: it minds nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +158,8 @@ class BoundPod:
     """What its containers ask of the mirrored resources; nothing where they do not."""
     daemon: bool = False
     """Owned by a DaemonSet or by the node itself: it does not keep a node from being idle."""
+    apart: str = ""
+    """Of the pods that name the same thing here no two are on one node; empty: it minds nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ def shop(
     >>> [len(purchase.placed) for purchase in shop(pods, [small], pool="inference").purchases]
     [2, 1]
     """
-    wanted, left = unpackable(sorted(demands, key=competing_order))
+    wanted, left = _single(*unpackable(sorted(demands, key=competing_order)))
     shopper = _Shopper(wanted, offers, pool, Budget(nodes=nodes_max, gpus=gpus_max, micro_usd=micro_usd_max))
     while (group := shopper.groups.first()) is not None:
         found = shopper.best(group)
@@ -84,6 +84,18 @@ def shop(
             refused = shopper.groups.take(group, int(shopper.groups.count[group]))
             left += [Left(demand=demand, reasons=reasons) for demand in refused]
     return Shopping(purchases=shopper.purchases(), left=tuple(sorted(left, key=lambda item: competing_order(item.demand))))
+
+
+def _single(good: Sequence[Demand], left: Sequence[Left]) -> tuple[list[Demand], list[Left]]:
+    """Set aside what cannot be bought for one by one: half a gang would be bought, and a node for two that must be apart."""
+    together = {demand.uid: f"gang {demand.gang}" for demand in good if demand.gang}
+    together |= {demand.uid: f"pods of {demand.apart}, which must be apart" for demand in good if demand.apart}
+    more = [
+        Left(demand=demand, reasons=(f"nodes are not bought for {together[demand.uid]}",))
+        for demand in good
+        if demand.uid in together
+    ]
+    return [demand for demand in good if demand.uid not in together], [*left, *more]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfscale.model import Demand, Request
 
-__all__ = ["competing_order", "filling_order", "size_of"]
+__all__ = ["competing_order", "dense_order", "filling_order", "size_of"]
 
 
 def size_of(request: Request) -> tuple[int, ...]:
@@ -32,6 +32,17 @@ def filling_order(demand: Demand) -> tuple[object, ...]:
     tightest card, the set fits again on the node that comes.
     """
     return (-demand.priority, *_largest_first(demand.request), demand.created_s, demand.id, demand.uid)
+
+
+def dense_order(demand: Demand) -> tuple[object, ...]:
+    """Return the sort key of demands of which not all fit, if cards are to be full: priority, then cards, then least CPU.
+
+    Large parts are hard to place later, and those that take little CPU leave it to other cards of the node.
+    """
+    request = demand.request
+    cards = size_of(request)[:-2]
+    frugal = (request.cpu_milli, request.memory_mib)
+    return (-demand.priority, *(-part for part in cards), *frugal, demand.created_s, demand.id, demand.uid)
 
 
 def _largest_first(request: Request) -> tuple[int, ...]:

@@ -31,7 +31,14 @@ class Placed:
     def pod(self) -> BoundPod:
         """Return the pod as it is bound there."""
         demand = self.demand
-        return BoundPod(id=demand.id, uid=demand.uid, request=demand.request, slices=self.slices, mirror=demand.mirror)
+        return BoundPod(
+            id=demand.id,
+            uid=demand.uid,
+            request=demand.request,
+            slices=self.slices,
+            mirror=demand.mirror,
+            apart=demand.apart,
+        )
 
 
 class Packer:
@@ -117,6 +124,7 @@ class Packer:
     def _note(self, row: int, placed: Placed) -> Placed:
         self._placed[placed.demand.uid] = placed
         self._by_row.setdefault(row, {})[placed.demand.uid] = placed
+        self._places.seat(row, placed.demand.apart)
         return placed
 
     def remove(self, uid: str) -> bool:
@@ -182,7 +190,8 @@ class Packer:
         return self._places.reasons(demand, self._capacity)
 
     def _put(self, row: int, node: Node | None, vacancy: Vacancy | None) -> None:
-        self._places.put(row, node, vacancy.stray if vacancy else "")
+        apart = {pod.apart for pod in self._now_of(row, node).pods if pod.apart} if node else set()
+        self._places.put(row, node, vacancy.stray if vacancy else "", apart)
         self._hosting.close(row, closed=self._places.is_closed(row))
         self._capacity.read(row, vacancy)
         self._scores.changed(row)
@@ -198,7 +207,9 @@ class Packer:
 
     def _now(self, row: int) -> Node:
         """Return the node with the pods that were placed on it."""
-        node = self._node(row)
+        return self._now_of(row, self._node(row))
+
+    def _now_of(self, row: int, node: Node) -> Node:
         return replace(node, pods=(*node.pods, *(placed.pod() for placed in self._by_row.get(row, {}).values())))
 
     def _row(self, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from tfscale.slicing.reasons import Shortage, counted, refusal, shortages
 
 __all__ = ["Places"]
 
-_Constraints = tuple[str, tuple[tuple[Requirement, ...], ...], tuple[Toleration, ...]]
+_Constraints = tuple[str, tuple[tuple[Requirement, ...], ...], tuple[Toleration, ...], str]
 
 
 @dataclass(slots=True)
@@ -33,12 +33,22 @@ class Places:
     def __init__(self, nodes: Sequence[Node | None], strays: Sequence[str]) -> None:
         self.nodes = list(nodes)
         self._strays = list(strays)
+        self._apart = [frozenset(pod.apart for pod in node.pods) if node else frozenset() for node in nodes]
         self._known: dict[_Constraints, _Known] = {}
 
-    def put(self, row: int, node: Node | None, stray: str) -> None:
-        """Take over a node that came, went or changed."""
-        self.nodes[row], self._strays[row] = node, stray
-        for known in self._known.values():
+    def put(self, row: int, node: Node | None, stray: str, apart: Iterable[str]) -> None:
+        """Take over a node that came, went or changed; `apart` is what the pods there want to be alone with."""
+        self.nodes[row], self._strays[row], self._apart[row] = node, stray, frozenset(apart)
+        self._renew(row, self._known.values())
+
+    def seat(self, row: int, apart: str) -> None:
+        """Take over a pod that is on the node from now on."""
+        if apart:
+            self._apart[row] |= {apart}
+            self._renew(row, (known for known in self._known.values() if known.example.apart == apart))
+
+    def _renew(self, row: int, renewed: Iterable[_Known]) -> None:
+        for known in renewed:
             known.refusals[row] = self._refusal(known.example, row)
             known.open_to[row] = known.refusals[row] == ""
 
@@ -56,7 +66,7 @@ class Places:
         return self._of(demand).open_to
 
     def _of(self, demand: Demand) -> _Known:
-        key = (demand.pool, demand.terms, demand.tolerations)
+        key = (demand.pool, demand.terms, demand.tolerations, demand.apart)
         known = self._known.get(key)
         if known is None:
             refusals = [self._refusal(demand, row) for row in range(len(self.nodes))]
@@ -69,7 +79,12 @@ class Places:
         node, stray = self.nodes[row], self._strays[row]
         if node is None or node.pool != demand.pool:
             return None
-        return f"a pod holds card {stray}, which the node does not have" if stray else refusal(demand, node)
+        if stray:
+            return f"a pod holds card {stray}, which the node does not have"
+        refused = refusal(demand, node)
+        return (
+            f"a pod of {demand.apart} is there" if not refused and demand.apart and demand.apart in self._apart[row] else refused
+        )
 
     def reasons(self, demand: Demand, capacity: Capacity) -> tuple[str, ...]:
         """Return why no node takes the demand, by what is free now."""
