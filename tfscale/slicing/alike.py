@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tfscale.slicing.capacity import GONE, Bools, Ints
+from tfscale.slicing.capacity import GONE, Ints
 from tfscale.slicing.worth import Floats
 
 __all__ = ["Alike", "Singles"]
@@ -22,6 +22,8 @@ _NOBODY = 0
 """The group of no node."""
 _DEAD = -1
 _FIRST = 64
+_PREFERRED = 0.5
+"""Points: less than one step of the scores."""
 
 
 class Alike:
@@ -41,8 +43,8 @@ class Alike:
         self.memory_mib: Ints = np.full(_FIRST, GONE, dtype=np.int64)
         """Less than nothing where no pod more may come."""
         self.makeup: Ints = np.zeros(_FIRST, dtype=np.int64)
-        self.preferred: Bools = np.zeros(_FIRST, dtype=np.bool_)
-        """Without cards, and in use: preferred to alike nodes that are not, so that these can be given back."""
+        self.bonus: Floats = np.zeros(_FIRST)
+        """Points for a node without cards that is in use: of equal ones it is taken, so that an empty one can be given back."""
         self.traits: Singles = np.zeros((_FIRST, 2 * columns + 1), dtype=np.float32)
         """The sums of the traits of its cards; see ``CardStates.traits``."""
         self.free: Floats = np.zeros(_FIRST)
@@ -80,7 +82,8 @@ class Alike:
             if group >= len(self.born_at):
                 self._grow()
         self._ids[key] = group
-        self.cpu_milli[group], self.memory_mib[group], self.makeup[group], self.preferred[group] = key[1]
+        self.cpu_milli[group], self.memory_mib[group], self.makeup[group], preferred = key[1]
+        self.bonus[group] = _PREFERRED if preferred else 0.0
         return group
 
     def _close(self, group: int) -> None:
@@ -89,7 +92,7 @@ class Alike:
         self._unused.append(group)
 
     def _grow(self) -> None:
-        for name in ("born_at", "states", "cpu_milli", "memory_mib", "makeup", "preferred", "traits", "free", "hosts", "useless"):
+        for name in ("born_at", "states", "cpu_milli", "memory_mib", "makeup", "bonus", "traits", "free", "hosts", "useless"):
             values = getattr(self, name)
             setattr(self, name, np.concatenate([values, np.zeros_like(values)]))
         self.born_at[len(self.born_at) // 2 :] = _DEAD

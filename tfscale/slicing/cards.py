@@ -132,7 +132,7 @@ class CardStates:
     def known(self, steps: Steps, states: Ints) -> Floats:
         """Return the ranks of these states, worked out where that was not done yet."""
         rank = steps.rank[states]
-        if rank.size and rank.min() < 0:
+        if np.minimum.reduce(rank, axis=None, initial=0) < 0:
             for state in np.unique(states[rank < 0]).tolist():
                 self._step(steps, state)
             rank = steps.rank[states]

@@ -30,7 +30,6 @@ _REPRICED_PART = 6
 _MOST_BYTES = 256 * 1024 * 1024
 """How much is kept for all requests together."""
 _CHUNK = 2_048
-_USED = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +84,7 @@ class Row:
         """Forget what is known of these groups, of as many as are `known` now."""
         if known > len(self.slot):
             self.slot = np.concatenate([self.slot, np.zeros(known - len(self.slot), dtype=np.int64)])
-        slots = self.slot[groups]
-        self.unused += slots[slots > _NOWHERE_SLOT].tolist()
+        self.unused += filter(None, self.slot[groups].tolist())
         self.slot[groups] = _NOWHERE_SLOT
 
     def take(self, groups: Ints) -> Ints:
@@ -155,8 +153,9 @@ class Scores:
         if hosting.changes - self._weighed_at > often:
             self._forget_some()
         if hosting.changes - row.priced > often:
-            row.points = self._priced(row.base, row.spent, row.group)
-            row.total = row.points[row.slot[hosting.alike.of]]
+            alike = hosting.alike
+            row.points = self._priced(row.base, row.spent, alike.makeup[row.group]) + alike.bonus[row.group]
+            row.total = row.points[row.slot[alike.of]]
             row.priced = hosting.changes
         return row
 
@@ -199,7 +198,8 @@ class Scores:
         traits, columns = hosting.cards.traits, row.spent.shape[1]
         left = alike.traits[groups] + np.add.reduce(traits[steps.after[before]] - traits[before], axis=1)
         hosts = hosting.hosts_with(left[:, :columns], cpu_milli)
-        useful = hosting.useful_with(hosts, left[:, columns:-1], alike.makeup[groups])
+        makeup = alike.makeup[groups]
+        useful = hosting.useful_with(hosts, left[:, columns:-1], makeup)
         free, weights = left[:, -1].astype(np.float64), self._weights
         less_useless = alike.useless[groups] - (free - useful)
         base = weights.useless / (1 + np.exp(-less_useless / CARD_MILLI))
@@ -208,7 +208,7 @@ class Scores:
         spent *= np.float32(weights.scarcity)
         slots = row.take(groups)
         row.base[slots], row.spent[slots], row.cards[slots] = base, spent, cards
-        row.points[slots] = self._priced(base, spent, groups)
+        row.points[slots] = self._priced(base, spent, makeup) + alike.bonus[groups]
 
     def _choose(self, steps: Steps, states: Ints, number: int) -> tuple[Ints, Ints, Bools]:
         """Return the cards of each node that lose least worth, the fullest of equal ones, their states, and whether all fit."""
@@ -220,11 +220,8 @@ class Scores:
         before = states[np.arange(len(states))[:, np.newaxis], cards]
         return cards, before, steps.rank[before[:, -1]] < REFUSED
 
-    def _priced(self, base: Floats, spent: Singles, groups: Ints) -> Floats:
-        """Return the points of these groups by the prices of now."""
-        alike, step = self._hosting.alike, self._weights.step
-        points = base - np.vecdot(spent, self._prices[alike.makeup[groups]])
-        if step:
-            points = np.rint(points / step) * step
-        total: Floats = points + _USED * alike.preferred[groups]
-        return total
+    def _priced(self, base: Floats, spent: Singles, makeup: Ints) -> Floats:
+        """Return the points by the prices of now, in whole steps."""
+        points: Floats = base - np.vecdot(spent, self._prices[makeup])
+        step = self._weights.step
+        return np.rint(points / step) * step if step else points
