@@ -37,12 +37,12 @@ def held(vram_mib: int, compute_milli: int, *, gpu_id: str = "0") -> BoundPod:
         (Request(gpu_count=1, compute_milli=-1), "compute_milli is '-1'; want 0 or more"),
         (
             Request(gpu_count=1, compute_mtflops=1, compute_milli=2),
-            "compute_mtflops is '1 and compute_milli is 2'; want one of them",
+            "compute_mtflops is '1'; want nothing beside compute_milli 2",
         ),
-        (Request(vram_mib=1), "gpu_count is '0 and parts of a card are asked'; want 1 or more"),
-        (Request(compute_milli=1), "gpu_count is '0 and parts of a card are asked'; want 1 or more"),
-        (Request(compute_mtflops=1), "gpu_count is '0 and parts of a card are asked'; want 1 or more"),
-        (Request(whole=True), "gpu_count is '0 and parts of a card are asked'; want 1 or more"),
+        (Request(vram_mib=1), "gpu_count is '0'; want 1 or more, as parts of a card are asked"),
+        (Request(compute_milli=1), "gpu_count is '0'; want 1 or more, as parts of a card are asked"),
+        (Request(compute_mtflops=1), "gpu_count is '0'; want 1 or more, as parts of a card are asked"),
+        (Request(whole=True), "gpu_count is '0'; want 1 or more, as parts of a card are asked"),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused(request_: Request, line: str) -> None:
@@ -194,3 +194,25 @@ def test_a_node_that_comes_is_of_use_at_once_and_one_that_goes_is_not() -> None:
         assert placed is not None
         assert "l" == placed.node
         packer.drop("l")
+
+
+def test_a_pod_that_moves_keeps_both_places_when_a_new_kind_of_node_comes() -> None:
+    """The new one is given up first, then the old one; each frees what it held."""
+    t4, l4 = (Gpu(id="0", model=model, vram_mib=16_384, mtflops=65_000) for model in ("T4", "L4"))
+    request = Request(gpu_count=1, compute_milli=1_000)
+    bound = BoundPod(id="x/a", uid="a", request=request, slices=(GpuSlice(gpu_id="0", vram_mib=0, compute_milli=1_000),))
+    nodes = [
+        Node(name=name, pool="p", gpus=(t4,), cpu_milli=1_000, memory_mib=1_024, pods=pods)
+        for name, pods in (("old", (bound,)), ("new", ()))
+    ]
+    packer = Packer(nodes, typical={})
+    demand = Demand(id="x/a", uid="a", pool="p", request=request)
+
+    assert packer.place(demand, moving=True) is not None
+    packer.add(Node(name="other", pool="q", gpus=(l4,), cpu_milli=1_000, memory_mib=1_024))
+    assert [1, 1, 0] == [len(node.pods) for node in packer.snapshot()]
+    assert packer.remove("a")
+    assert [1, 0, 0] == [len(node.pods) for node in packer.snapshot()]
+    assert packer.remove("a")
+    assert [0, 0, 0] == [len(node.pods) for node in packer.snapshot()]
+    assert not packer.remove("a")

@@ -83,11 +83,6 @@ class Capacity:
             compute_milli=_ints(part.compute_milli if part else NEVER for part in parts),
         )
 
-    def has_room(self, request: Request, rows: Ints) -> Bools:
-        """Return which rows have the CPU, the memory and a pod left, cards not considered."""
-        enough = (request.cpu_milli <= self.cpu_milli[rows]) & (request.memory_mib <= self.memory_mib[rows])
-        return enough & (self.pods[rows] > 0)
-
     def fits(self, shape: Shape, rows: Ints) -> Bools:
         """Return which cards of these rows can take the shape."""
         kind = self.kind[rows]

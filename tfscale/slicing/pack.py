@@ -172,7 +172,7 @@ def unpackable(demands: Iterable[Demand]) -> tuple[list[Demand], list[Left]]:
         if demand.uid in seen:
             left.append(Left(demand=demand, reasons=(f"another demand has the same uid {demand.uid}",)))
         elif reason := demand.blocked or flaw(demand.request):
-            left.append(Left(demand=demand, reasons=(reason,)))
+            left.append(Left(demand=demand, reasons=(str(reason),)))
         else:
             good.append(demand)
         seen.add(demand.uid)

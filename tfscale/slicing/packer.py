@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tfscale.errors import BadInputError, Problem
@@ -18,6 +18,8 @@ __all__ = ["Packer", "Placed"]
 
 _SPARE_PART = 16
 """One row in so many is kept free for nodes that are added."""
+_MOST_STATES = 20_000
+"""After so many states of cards, most of them of the past, everything is worked out anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +63,34 @@ class Packer:
     def __init__(self, nodes: Sequence[Node], *, typical: Mapping[Request, int], weights: Weights | None = None) -> None:
         self._typical = dict(typical)
         self._weights = weights or Weights()
-        self._build(nodes)
+        self._build(nodes, [])
 
-    def _build(self, nodes: Sequence[Node]) -> None:
+    def _build(self, nodes: Sequence[Node], placed: Iterable[Placed]) -> None:
+        """Start anew on these nodes, whose pods are bound, with what was placed on them."""
         self._rows: dict[str, int] = {}
         self._bound: dict[str, int] = {}
-        self._placed: dict[str, Placed] = {}
-        self._by_row: dict[int, dict[str, Placed]] = {}
         for row, node in enumerate(nodes):
             _refuse_namesake(node, self._rows)
             self._rows[node.name] = row
             self._bound.update((pod.uid, row) for pod in node.pods)
+        self._placed = {item.demand.uid: item for item in placed}
+        self._by_row: dict[int, dict[str, Placed]] = {}
+        for uid, item in self._placed.items():
+            self._by_row.setdefault(self._rows[item.node], {})[uid] = item
         self._spare = list(range(len(nodes), len(nodes) + len(nodes) // _SPARE_PART))
-        vacancies: list[Vacancy | None] = [*map(Vacancy, nodes), *([None] * len(self._spare))]
+        now = [*(self._now_of(row, node) for row, node in enumerate(nodes)), *([None] * len(self._spare))]
+        vacancies = [Vacancy(node) if node else None for node in now]
         self._capacity = Capacity(vacancies)
         strays = [vacancy.stray if vacancy else "" for vacancy in vacancies]
         self._places = Places([*nodes, *([None] * len(self._spare))], strays)
+        for item in self._placed.values():
+            self._places.seat(self._rows[item.node], item.demand.apart)
         self._hosting = Hosting(self._capacity, self._typical, self._places.closed())
         self._scores = Scores(self._capacity, self._hosting, self._weights)
+        self._states_max = max(_MOST_STATES, 2 * len(self._hosting.cards))
+
+    def _rebuild(self, *more: Node) -> None:
+        self._build([*(self._node(row) for row in sorted(self._rows.values())), *more], list(self._placed.values()))
 
     def place(self, demand: Demand, *, moving: bool = False) -> Placed | None:
         """Give the demand its part of the best node and return it, or None where it fits on no node that may take it.
@@ -89,6 +101,8 @@ class Packer:
         self._check(demand, moving=moving)
         if demand.blocked:
             return None
+        if len(self._hosting.cards) > self._states_max:
+            self._rebuild()
         row = self._scores.best(demand.request, self._places.open_to(demand))
         if row is None:
             return None
@@ -115,9 +129,7 @@ class Packer:
     def _check(self, demand: Demand, *, moving: bool) -> None:
         wrong = flaw(demand.request)
         if wrong:
-            field, _, rest = wrong.partition(" is ")
-            value, _, want = rest.partition("; want ")
-            raise BadInputError(Problem(where=f"pod {demand.id}", field=field, value=value, want=want))
+            raise BadInputError(Problem(where=f"pod {demand.id}", field=wrong.field, value=wrong.value, want=wrong.want))
         if demand.uid in self._placed or (demand.uid in self._bound and not moving):
             raise BadInputError(Problem(where=f"pod {demand.id}", field="uid", value=demand.uid, want="a pod without a place"))
 
@@ -148,7 +160,7 @@ class Packer:
         vacancy = Vacancy(node)
         kinds = self._capacity.kinds_of(vacancy)
         if not self._spare or kinds is None or not self._hosting.knows(kinds):
-            self._build([*self.snapshot(), node])
+            self._rebuild(node)
             return
         row = self._spare.pop(0)
         self._rows[node.name] = row
@@ -183,7 +195,7 @@ class Packer:
         A class is a type of node with the cards it has. Nodes that could take the demand are not spoken of.
         """
         wrong = flaw(demand.request) or demand.blocked
-        return (wrong,) if wrong else self._places.by_class(demand, self._capacity) or self.reasons(demand)
+        return (str(wrong),) if wrong else self._places.by_class(demand, self._capacity) or self.reasons(demand)
 
     def reasons(self, demand: Demand) -> tuple[str, ...]:
         """Return why nodes refuse the demand now, all classes together, the most frequent reason first."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from tfscale.model import CARD_MILLI, Demand, Node, Request
 from tfscale.selectors import Requirement, matches_any, untolerated
 from tfscale.slicing.capacity import Capacity, Ints, Shape
 
-__all__ = ["Shortage", "counted", "flaw", "refusal", "shortages"]
+__all__ = ["Flaw", "Shortage", "counted", "flaw", "refusal", "shortages"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +54,35 @@ def refusal(demand: Demand, node: Node) -> str:
     return "" if matches_any(demand.terms, node.labels) else f"labels do not match {_in_words(demand.terms)}"
 
 
-def flaw(request: Request) -> str:
-    """Return what is wrong with a request whatever the cluster is; empty where nothing is.
+class Flaw(NamedTuple):
+    """What is wrong with one field of a request."""
 
-    >>> flaw(Request(gpu_count=1, vram_mib=-1, compute_milli=500))
+    field: str
+    value: str
+    want: str
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.field} is {self.value}; want {self.want}"
+
+
+@lru_cache(maxsize=4_096)
+def flaw(request: Request) -> Flaw | None:
+    """Return what is wrong with a request whatever the cluster is; None where nothing is.
+
+    >>> str(flaw(Request(gpu_count=1, vram_mib=-1, compute_milli=500)))
     'vram_mib is -1; want 0 or more'
     """
-    amounts = ("cpu_milli", "memory_mib", "gpu_count", "vram_mib", "compute_mtflops", "compute_milli")
-    for field in amounts:
+    for field in ("cpu_milli", "memory_mib", "gpu_count", "vram_mib", "compute_mtflops", "compute_milli"):
         value = getattr(request, field)
         if value is not None and value < 0:
-            return f"{field} is {value}; want 0 or more"
+            return Flaw(field, str(value), "0 or more")
     if request.compute_mtflops is not None and request.compute_milli is not None:
-        return f"compute_mtflops is {request.compute_mtflops} and compute_milli is {request.compute_milli}; want one of them"
+        return Flaw("compute_mtflops", str(request.compute_mtflops), f"nothing beside compute_milli {request.compute_milli}")
     parts = request.vram_mib or request.compute_mtflops or request.compute_milli
     if not request.gpu_count and (parts or request.whole):
-        return "gpu_count is 0 and parts of a card are asked; want 1 or more"
-    return ""
+        return Flaw("gpu_count", "0", "1 or more, as parts of a card are asked")
+    return None
 
 
 def _in_words(terms: tuple[tuple[Requirement, ...], ...]) -> str:
