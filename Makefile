@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-packing-speed bench-packing-batch bench-slices2d tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(INSTALLED) ## Give the same pods to three modes on a simulated cloud and cluster, side by side.
 	$(BIN)/python -m tfscale simulate examples/three-modes.yaml
@@ -35,6 +35,9 @@ fuzz-launch: $(INSTALLED) ## Buy machines through N random schedules of crashes,
 bench-packing: $(INSTALLED) ## Pack the public openb trace, 12 variants x 10 seeds, beside FGD and others; half an hour.
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_table.py --write bench/results/packing.md
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_plots.py
+
+bench-packing-batch: $(INSTALLED) ## Pack the same trace in batches of 500, beside one pod at a time.
+	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_batch.py
 
 bench-slices2d: $(INSTALLED) ## Pack slices of VRAM and compute with every policy; write bench/results/slices2d.md.
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slices2d_table.py --write

@@ -4,7 +4,8 @@
 
 One by one: ``Packer.place`` in order of arrival. In batches: so many arrivals wait, then ``pack`` places them together, on the
 nodes as the batches before left them; ``by age`` keeps the order of arrival, ``dense`` is ``by_age=False``. All know the list of
-pods as the typical workload. Figures are GPU allocation in percent of all GPUs at 100% arrived.
+pods as the typical workload. Figures are GPU allocation in percent of all GPUs after the batch with which 100% have arrived: in
+the midst of a batch there would be something to choose from for one of the ways alone.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it is run by its path, too
 
-from bench.openb import run
-from bench.openb_library import LIBRARY, node_of, request_of
-from bench.openb_trace import Trace, allocation_pct
+from bench.openb_library import library_policy, node_of, request_of
+from bench.openb_trace import Trace
 from bench.packing_runs import DATA, VARIANTS, trace_of
 from tfscale.model import Demand, Node
 from tfscale.slicing import Placed, pack, typical_of
@@ -31,7 +31,6 @@ from tfscale.slicing import Placed, pack, typical_of
 __all__ = ["in_batches", "main"]
 
 WAYS = ("by_age", "dense")
-_ENOUGH_PCT = 101
 Row = dict[str, Any]
 
 
@@ -64,22 +63,31 @@ def _bound(nodes: Sequence[Node], placed: Iterable[Placed]) -> list[Node]:
 
 def measure(variant: str, seed: int, size: int) -> Row:
     """Return one row: one by one, and in batches."""
-    trace = _cut(trace_of(variant, seed))
-    one_by_one = run(trace, LIBRARY, seed).result.allocation_pct_at_100
-    row: Row = {"variant": variant, "seed": seed, "one_by_one": one_by_one}
+    trace = _cut(trace_of(variant, seed), size)
+    alone = library_policy(trace)
+    row: Row = {
+        "variant": variant,
+        "seed": seed,
+        "one_by_one": _allocated_pct(trace, [alone(at) is not None for at in trace.arrivals]),
+    }
     for way in WAYS:
-        row[way] = allocation_pct(trace, in_batches(trace, size, by_age=way == "by_age"), 100)
+        row[way] = _allocated_pct(trace, in_batches(trace, size, by_age=way == "by_age"))
     return row
 
 
-def _cut(trace: Trace) -> Trace:
-    """Return the trace without what comes after 100% arrived."""
+def _cut(trace: Trace, size: int) -> Trace:
+    """Return the trace up to the batch with which 100% have arrived."""
     arrived = 0
     for number, index in enumerate(trace.arrivals):
         arrived += trace.pods[index].asked_milli
-        if 100 * arrived > _ENOUGH_PCT * trace.capacity_milli:
-            return replace(trace, arrivals=trace.arrivals[:number])
+        if arrived >= trace.capacity_milli and (number + 1) % size == 0:
+            return replace(trace, arrivals=trace.arrivals[: number + 1])
     return trace
+
+
+def _allocated_pct(trace: Trace, placed: Sequence[bool]) -> float:
+    held = sum(trace.pods[index].asked_milli for index, there in zip(trace.arrivals, placed, strict=True) if there)
+    return 100 * held / trace.capacity_milli
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
