@@ -21,8 +21,8 @@ def test_a_batch_sees_what_the_batches_before_left() -> None:
     assert [True, True, False, True] == in_batches(a_trace(3, 3, 2, 0), 2, by_age=True)
 
 
-def test_a_dense_batch_fills_more_than_one_by_age() -> None:
-    """By age 900 come last and find no card; together they are placed first."""
+def test_a_dense_batch_fills_no_less_than_one_by_age() -> None:
+    """The better of two orders is taken."""
     trace = a_trace(3, 3, 2, 0)
 
     by_age, dense = (in_batches(trace, 4, by_age=way) for way in (True, False))

@@ -94,14 +94,19 @@ def test_the_order_of_the_input_does_not_matter(demands: list[Demand], nodes: li
 
 
 def test_a_batch_prefers_what_fills_the_cards() -> None:
-    """Two small ones are older than the large one that fits beside neither: by age they win, in a batch the card is fuller."""
-    demands = [a_demand("a", 300), a_demand("b", 300, created_s=1), a_demand("c", 900, created_s=2)]
+    """A pod without cards is older than the one that needs the CPU beside its card, and one card than a pair of them."""
+    node = a_node("n", cards=2, cpu_milli=8_000)
+    pair = replace(a_demand("pair", 1_000, created_s=2), request=Request(gpu_count=2, compute_milli=1_000))
+    batches = [
+        [a_demand("web", cpu_milli=8_000), a_demand("asr", 500, cpu_milli=1_000, created_s=1)],
+        [a_demand("asr", 500), pair],
+    ]
 
-    placed = {
-        by_age: {item.demand.uid for item in pack(demands, [a_node("n")], by_age=by_age).placed} for by_age in (True, False)
-    }
+    placed = [
+        [{item.demand.uid for item in pack(batch, [node], by_age=by_age).placed} for by_age in (True, False)] for batch in batches
+    ]
 
-    assert {True: {"a", "b"}, False: {"c"}} == placed
+    assert [[{"web"}, {"asr"}], [{"asr"}, {"pair"}]] == placed
 
 
 def test_every_member_of_a_gang_that_is_left_is_told_which_one_has_no_place() -> None:
