@@ -137,7 +137,9 @@ class Hosting:
         asks for less.
         """
         by_cpu = cpu_milli.astype(np.float32)[:, np.newaxis] * self._per_cpu
-        hosts: Singles = np.minimum(np.floor(room / self._cards_asked), by_cpu)
+        hosts: Singles = room / self._cards_asked
+        np.floor(hosts, out=hosts)
+        np.minimum(hosts, by_cpu, out=hosts)
         hosts *= by_cpu >= 1
         return hosts
 

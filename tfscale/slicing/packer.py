@@ -106,10 +106,10 @@ class Packer:
         row = self._scores.best(demand.request, self._places.open_to(demand))
         if row is None:
             return None
-        cards = self._scores.take(demand.request, row)
+        cards = self._scores.take(row)
         node = self._node(row)
-        gpus = [node.gpus[card] for card in cards.tolist()]
-        slices = tuple(sorted(part for gpu in gpus if (part := demand.request.slice_of(gpu))))
+        parts = [demand.request.slice_of(node.gpus[card]) for card in cards.tolist()]
+        slices = tuple(sorted(part for part in parts if part))
         return self._note(row, Placed(demand=demand, node=node.name, slices=slices))
 
     def pin(self, demand: Demand, name: str) -> Placed | None:

@@ -7,10 +7,11 @@ a node changed.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfscale.model import CARD_MILLI, Request
 from tfscale.slicing.alike import Singles
@@ -23,9 +24,9 @@ __all__ = ["Scores", "Weights"]
 
 _NOWHERE = -np.inf
 _NEVER = -1
-_PRICED_EVERY = 20
+_PRICED_EVERY = 30
 """After how many placements prices are worked out anew."""
-_REPRICED_PART = 6
+_REPRICED_PART = 4
 """After as many placements as one node in so many, a request's scores of unchanged nodes get the new prices."""
 _MOST_BYTES = 256 * 1024 * 1024
 """How much is kept for all requests together."""
@@ -112,22 +113,28 @@ class Scores:
         self._capacity = capacity
         self._hosting = hosting
         self._weights = weights
-        self._rows: OrderedDict[Request, Row] = OrderedDict()
+        self._rows: dict[Request, Row] = {}
+        self._asked: Row | None = None
+        """The request that was asked for last."""
         self._prices = hosting.prices()
         self._priced_at = hosting.changes
         self._weighed_at = hosting.changes
 
     def best(self, request: Request, open_to: Bools) -> int | None:
         """Return the best node for the request among those open to it; None where it fits on none of them."""
-        row = self._current(request)
+        row = self._asked = self._current(request)
         if not row.total.size:
             return None
-        best = int(np.where(open_to, row.total, _NOWHERE).argmax())
+        best = int(row.total.argmax())
+        if not open_to[best]:
+            best = int(np.where(open_to, row.total, _NOWHERE).argmax())
         return best if open_to[best] and row.total[best] > _NOWHERE else None
 
-    def take(self, request: Request, node: int) -> Ints:
-        """Give the request its part of a node that ``best`` has named; return the cards."""
-        row, hosting = self._rows[request], self._hosting
+    def take(self, node: int) -> Ints:
+        """Give the request that was asked for last its part of the node that ``best`` has named; return the cards."""
+        row, hosting = self._asked, self._hosting
+        if row is None:
+            raise AssertionError("no request was asked for")
         cards: Ints = row.cards[row.slot[hosting.alike.of[node]]].copy()
         states = hosting.states[node, cards]
         self._capacity.take(row.steps.shape, node, cards)
@@ -147,7 +154,6 @@ class Scores:
             row = self._learn(request)
             self._forget_some()
         else:
-            self._rows.move_to_end(request)
             self._catch_up(row)
         often = len(row.total) / _REPRICED_PART
         if hosting.changes - self._weighed_at > often:
@@ -171,8 +177,11 @@ class Scores:
         """Give up requests that were not asked for long where all take too much memory."""
         self._weighed_at = self._hosting.changes
         kept = sum(known.nbytes() for known in self._rows.values())
-        while kept > _MOST_BYTES and len(self._rows) > 1:
-            _, old = self._rows.popitem(last=False)
+        oldest = sorted(self._rows, key=lambda request: self._rows[request].seen)
+        for request in oldest[:-1]:
+            if kept <= _MOST_BYTES:
+                break
+            old = self._rows.pop(request)
             self._hosting.cards.forget(old.steps)
             kept -= old.nbytes()
 
@@ -196,14 +205,14 @@ class Scores:
             return
         groups, cpu_milli, cards, before = groups[fitting], cpu_milli[fitting], cards[fitting], before[fitting]
         traits, columns = hosting.cards.traits, row.spent.shape[1]
-        left = alike.traits[groups] + np.add.reduce(traits[steps.after[before]] - traits[before], axis=1)
+        left = alike.traits[groups] + _over_cards(traits[steps.after[before]] - traits[before])
         hosts = hosting.hosts_with(left[:, :columns], cpu_milli)
         makeup = alike.makeup[groups]
         useful = hosting.useful_with(hosts, left[:, columns:-1], makeup)
         free, weights = left[:, -1].astype(np.float64), self._weights
         less_useless = alike.useless[groups] - (free - useful)
         base = weights.useless / (1 + np.exp(-less_useless / CARD_MILLI))
-        base -= weights.worth * np.add.reduce(steps.loss[before], axis=1) + weights.free * free / CARD_MILLI
+        base -= weights.worth * _over_cards(steps.loss[before]) + weights.free * free / CARD_MILLI
         spent = alike.hosts[groups] - hosts
         spent *= np.float32(weights.scarcity)
         slots = row.take(groups)
@@ -225,3 +234,9 @@ class Scores:
         points: Floats = base - np.vecdot(spent, self._prices[makeup])
         step = self._weights.step
         return np.rint(points / step) * step if step else points
+
+
+def _over_cards(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the sum over the second axis, the cards; mostly there is one, and then nothing is to be added."""
+    total: npt.NDArray[Any] = values[:, 0] if values.shape[1] == 1 else np.add.reduce(values, axis=1)
+    return total
