@@ -28,6 +28,8 @@ _PRICED_EVERY = 30
 """After how many placements prices are worked out anew."""
 _REPRICED_PART = 4
 """After as many placements as one node in so many, a request's scores of unchanged nodes get the new prices."""
+_LARGE = 1_000
+"""Fewer nodes than these get new prices sooner, a few dozen at once: there one placement changes much and costs little."""
 _MOST_BYTES = 256 * 1024 * 1024
 """How much is kept for all requests together."""
 _CHUNK = 2_048
@@ -116,6 +118,9 @@ class Scores:
         self._rows: dict[Request, Row] = {}
         self._asked: Row | None = None
         """The request that was asked for last."""
+        nodes = len(hosting.makeup)
+        self._pace = min(nodes / _LARGE, 1)
+        self._often = nodes / _REPRICED_PART
         self._prices = hosting.prices()
         self._priced_at = hosting.changes
         self._weighed_at = hosting.changes
@@ -147,7 +152,7 @@ class Scores:
 
     def _current(self, request: Request) -> Row:
         hosting = self._hosting
-        if hosting.changes - self._priced_at >= _PRICED_EVERY:
+        if hosting.changes - self._priced_at >= _PRICED_EVERY * self._pace:
             self._prices, self._priced_at = hosting.prices(), hosting.changes
         row = self._rows.get(request)
         if row is None:
@@ -155,10 +160,9 @@ class Scores:
             self._forget_some()
         else:
             self._catch_up(row)
-        often = len(row.total) / _REPRICED_PART
-        if hosting.changes - self._weighed_at > often:
+        if hosting.changes - self._weighed_at > self._often:
             self._forget_some()
-        if hosting.changes - row.priced > often:
+        if hosting.changes - row.priced > self._often * self._pace:
             alike = hosting.alike
             row.points = self._priced(row.base, row.spent, alike.makeup[row.group]) + alike.bonus[row.group]
             row.total = row.points[row.slot[alike.of]]
