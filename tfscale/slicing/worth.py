@@ -36,7 +36,9 @@ _MOST_STEPS_OF_ONE = 1_024
 """Into how many steps a card is cut where requests differ in one dimension alone."""
 _MOST_STEPS = 200
 """And in each of two dimensions: coarser steps make losses that there are not."""
-_MOST_ROUNDS = 400
+_LEAST_ROUNDS, _MOST_ROUNDS = 16, 400
+_MOST_WORK = 400_000_000
+"""Rooms times requests that are looked at in all: a second, nearly. With hundreds of requests prices are good, not best."""
 _SLACK = 1e-9
 _TOLERANCE = 1e-6
 """By how much of a card a pattern may be worth more than its card."""
@@ -144,7 +146,8 @@ def _duals(kinds: Sequence[_Kind], parts: Floats) -> list[Floats]:
         for index, size in enumerate(kind.sizes)
         if size
     ]
-    for _ in range(_MOST_ROUNDS):
+    work = sum(len(kind.sizes) * (kind.card[0] + 1) * (kind.card[1] + 1) for kind in kinds)
+    for _ in range(min(max(_MOST_WORK // work, _LEAST_ROUNDS), _MOST_ROUNDS)):
         found = linprog(
             cost, A_ub=np.array(patterns), b_ub=np.zeros(len(patterns)), A_eq=mix, b_eq=[1.0], bounds=(0, None), method="highs"
         )
