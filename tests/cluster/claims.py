@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.cluster.conftest import eventually
+from tests.cluster.conftest import KARPENTER_S, eventually
 from tests.cluster.karpenter import KWOK_CLASS, node_class
 from tests.cluster.test_karpenter import reconciler_of
 from tfscale.kube.client import KubeClient
@@ -50,7 +50,7 @@ def tick(reconciler: Reconciler) -> Report:
     return reconciler.tick(int(time.time()))
 
 
-def ticking(reconciler: Reconciler, until: Callable[[], object], what: str, *, within_s: float = 150) -> None:
+def ticking(reconciler: Reconciler, until: Callable[[], object], what: str, *, within_s: float = KARPENTER_S) -> None:
     """Make a round each second, whatever it says, until something holds."""
 
     def holds() -> bool:

@@ -97,6 +97,11 @@ def is_served(kube: KubeClient, kind: Kind) -> bool:
     return True
 
 
+KARPENTER_S = 420
+"""The longest that Karpenter may take to empty or to reclaim a node. A change of taints, labels or annotations does not wake
+its consolidation: if it looked between the last change of pods and ours, it looks again after five minutes."""
+
+
 def eventually(holds: Callable[[], object], what: str, *, within_s: float = 60) -> None:
     """Wait until something holds, or fail with what was waited for."""
     end_s = time.monotonic() + within_s

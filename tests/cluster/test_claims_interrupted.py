@@ -31,7 +31,7 @@ def test_what_somebody_deletes_is_bought_again_once(karpenter: KubeClient, kind:
 
     loop(reconciler, runs_elsewhere, "the next pod runs")
     karpenter.delete(PODS, "pod-1", namespace="default", grace_period_s=0)
-    loop(reconciler, lambda: nothing_is_left(reconciler), "nothing is left", within_s=180)
+    loop(reconciler, lambda: nothing_is_left(reconciler), "nothing is left")
 
     assert 1 == most
 

@@ -80,7 +80,7 @@ def test_two_half_full_nodes_become_one_where_the_slices_fit(karpenter: KubeClie
     (first, second) = sorted({owners.node_of(name) for name in "abcd"})
     for node in (first, second):
         owners.drop(owners.one_on(node))
-    loop(reconciler, lambda: owners.look() and len(names(karpenter)) == 1, "one node is left", within_s=180)
+    loop(reconciler, lambda: owners.look() and len(names(karpenter)) == 1, "one node is left")
     loop(reconciler, owners.look, "both pods run")
 
     assert 1 == len(karpenter.list(NODES).items)
@@ -115,7 +115,7 @@ def test_a_node_whose_slice_fits_in_sums_but_on_no_card_stays(karpenter: KubeCli
 
     assert (before, alone) == (names(karpenter), owners.node_of("e"))
     owners.drop("e")
-    loop(reconciler, lambda: len(names(karpenter)) == 1, "without its pod it is released, and goes", within_s=180)
+    loop(reconciler, lambda: len(names(karpenter)) == 1, "without its pod it is released, and goes")
 
 
 def watched(reconciler: Reconciler, owners: Owners) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import eventually
+from tests.cluster.conftest import KARPENTER_S, eventually
 from tests.cluster.karpenter import POOLS, all_run, condition, create_pods, pool_of
 from tfscale import modes
 from tfscale.catalogue import snapshot
@@ -44,7 +44,7 @@ def reconciler_on(records: Kube) -> Reconciler:
     )
 
 
-def loop(reconciler: Reconciler, until: Callable[[], object], what: str, *, within_s: float = 90) -> None:
+def loop(reconciler: Reconciler, until: Callable[[], object], what: str, *, within_s: float = KARPENTER_S) -> None:
     """Tick every second until something holds."""
 
     def holds() -> bool:
@@ -81,7 +81,7 @@ def test_pods_run_on_nodes_that_karpenter_launched_and_everything_goes_again(kar
         assert "pool" == claim["metadata"]["labels"]["tfscale.io/pool"]
     for pod in karpenter.list(PODS).items:
         karpenter.delete(PODS, pod["metadata"]["name"], namespace="default", grace_period_s=0)
-    loop(reconciler, lambda: nothing_is_left(reconciler), "claims, nodes and records are gone", within_s=180)
+    loop(reconciler, lambda: nothing_is_left(reconciler), "claims, nodes and records are gone")
 
 
 def test_a_managed_claim_is_no_nodepools_and_never_expires(karpenter: KubeClient) -> None:
@@ -133,6 +133,6 @@ def test_an_empty_replica_is_kept_until_its_time_is_over_and_then_reclaimed(karp
     ready_s = time.monotonic()
     loop(reconciler, lambda: not kept(karpenter), "it is released")
     kept_s = time.monotonic() - ready_s
-    loop(reconciler, lambda: nothing_is_left(reconciler), "it is reclaimed", within_s=180)
+    loop(reconciler, lambda: nothing_is_left(reconciler), "it is reclaimed")
 
     assert 15 < kept_s < 40

@@ -75,7 +75,7 @@ def test_pods_run_on_through_three_modes_and_each_gives_back_its_own(karpenter: 
     ticking(reconciler, lambda: not told(reconciler.kube), "the pool is well again")
     assert (["managed-nodeclaim"], True) == (modes_of(karpenter), places(karpenter).items() <= there.items())
     end_pod(karpenter, "pod-0")
-    loop(reconciler, lambda: nothing_is_left(reconciler) and records(karpenter) == before, "nothing is left", within_s=180)
+    loop(reconciler, lambda: nothing_is_left(reconciler) and records(karpenter) == before, "nothing is left")
 
 
 def told(kube: Kube) -> bool:
@@ -103,6 +103,6 @@ def step(reconciler: Reconciler, pod: str, mode: str, *, following: str) -> None
     with pytest.raises(RefusedObjectError, match=f"mode must stay '{mode}' until all that it bought is given back"):
         move(kube, following)
     end_pod(kube, pod)
-    loop(reconciler, lambda: nothing_is_left(reconciler), "nothing is left", within_s=180)
+    loop(reconciler, lambda: nothing_is_left(reconciler), "nothing is left")
     loop(reconciler, lambda: kube.get(GPU_POOLS, "pool")["status"]["bought"] == 0, "the pool says so")
     move(kube, following)

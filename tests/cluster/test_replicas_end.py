@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.cluster.claims import claims, running, tick, ticking
-from tests.cluster.conftest import eventually
+from tests.cluster.conftest import KARPENTER_S, eventually
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.karpenter import all_run, condition, create_pods
 from tests.cluster.test_adoption import a_claim
@@ -41,7 +41,7 @@ def test_karpenter_leaves_a_replica_until_its_first_pod_and_takes_it_after_its_l
     loop(reconciler, lambda: not kept(karpenter), "the replica is released")
     end_pod(karpenter, "pod-0")
     # Nobody of ours looks: it is Karpenter that takes it.
-    eventually(lambda: not claims(karpenter), "Karpenter reclaims it", within_s=120)
+    eventually(lambda: not claims(karpenter), "Karpenter reclaims it", within_s=KARPENTER_S)
     loop(reconciler, lambda: nothing_is_left(reconciler), "its record goes, too")
 
 

@@ -58,7 +58,7 @@ def test_pods_of_others_are_not_moved_to_an_empty_replica(control_plane: Control
     assert (home, replicas(karpenter)) == (guest.node(), reserved(karpenter))
     create_pods(karpenter, 1, first=1)
     loop(reconciler, lambda: not reserved(karpenter), "its first pod is there")
-    loop(reconciler, lambda: guest.look() and guest.node() in replicas(karpenter), "the other pod joins it", within_s=150)
+    loop(reconciler, lambda: guest.look() and guest.node() in replicas(karpenter), "the other pod joins it")
     eventually(lambda: home not in nodes(karpenter), "the node that it left is gone")
 
 

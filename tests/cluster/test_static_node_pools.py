@@ -50,7 +50,7 @@ def test_a_static_node_pool_is_scaled_and_scaled_back(karpenter: KubeClient) -> 
     for pod in karpenter.list(PODS).items:
         karpenter.delete(PODS, pod["metadata"]["name"], namespace="default", grace_period_s=0)
     again = successor_of(reconciler)
-    loop(again, lambda: not again.kube.list(NODE_REQUESTS).items, "both are given back", within_s=180)
+    loop(again, lambda: not again.kube.list(NODE_REQUESTS).items, "both are given back")
     eventually(lambda: len(initialized(karpenter)) == 1 == len(names(karpenter)), "the node of others is left")
 
     assert 1 == replicas(karpenter)
