@@ -14,39 +14,34 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from tfscale.buying import buy, held
 from tfscale.disruption import replaceable
 from tfscale.draining import displaced, drains, filled, reserved, taken_back
-from tfscale.errors import Problem
 from tfscale.giving_back import free, idle, release
-from tfscale.headroom import free_pct, needed, split, standing
+from tfscale.headroom import held_back, kept_nodes, without_headroom
 from tfscale.lifecycle import State
-from tfscale.market import Stock, Supply, set_aside, usable, within
+from tfscale.market import Supply, set_aside, usable
 from tfscale.mirror import advertised
-from tfscale.model import Cluster, Demand, Node, NodeRequest
-from tfscale.orphans import digest
+from tfscale.model import Cluster, Node
 from tfscale.plan import (
     Action,
     Admit,
     Assign,
     Avoid,
     Forget,
-    Launch,
     Nominate,
     Plan,
     Terminate,
     Unmet,
-    usd,
 )
 from tfscale.pool import Pool, SetAside
 from tfscale.records import Book, Policy, keep_book
-from tfscale.slicing import Left, Packing, Placed, Purchase, imagine, pack, shop
+from tfscale.slicing import Left, Packing, Placed, imagine, pack
 
 __all__ = ["Policy", "Supply", "decide"]
 
 DOUBT_FROM = 10
 """One node of so many may fall silent without doubt about the others."""
-CALL_MOST = 200
-"""Nodes of one call. Its record has all that is sent, for a NodeClaim above 1 kB, and etcd takes 1.5 MiB."""
 STARTS_S = 30
 """How long after its creation a node may say for the first time that it is not Ready."""
 
@@ -105,13 +100,13 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     unserved = [left.demand for left in on_the_way.left]
 
     there = [node for node in filled(moves.nodes, on_nodes.placed) if node.ready and not node.fenced]
-    kept = _kept(cluster, pool, supply, [*there, *silent])
+    kept = kept_nodes(cluster, pool, [*there, *silent], reclaimed=supply.reclaims_idle) if supply else {}
     freed = free(cluster, pool, book, chosen, kept if supply and supply.reclaims_idle else {})
     running = {demand.uid for demand in moves.demands}
     doubt = _doubt(nodes, silent)
-    held_back = _held_back(pool, book, [*there, *filled(_ordered(book, pool, coming), on_the_way.placed), *silent])
-    wanted = [*unserved, *held_back]
-    bought = _held(wanted, doubt) if doubt else _buy(cluster, pool, book, stock, supply, wanted)
+    spare = held_back(pool, book, [*there, *filled(_ordered(book, pool, coming), on_the_way.placed), *silent])
+    wanted = [*unserved, *spare]
+    bought = held(wanted, doubt) if doubt else buy(cluster, pool, book, stock, supply, wanted)
     awaited = chosen | kept.keys() | moves.nodes_awaited(cluster, bought_for)
     unused = idle(cluster, pool, supply, book, awaited)
     plan = Plan(
@@ -133,7 +128,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
             if demand.uid in bought.left and demand.uid not in running
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
-        problems=(*book.problems.values(), *book.doubts, *_without_headroom(pool, there, held_back, bought)),
+        problems=(*book.problems.values(), *book.doubts, *without_headroom(pool, there, spare, bought.left)),
         recheck_s=_earliest((book.recheck_s, unused.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )
@@ -200,10 +195,6 @@ def _doubt(nodes: Sequence[Node], silent: Sequence[Node]) -> str:
     if stopped < 2 or stopped * DOUBT_FROM <= len(nodes):  # noqa: PLR2004 - one node can always fail by itself
         return ""
     return f"{stopped} of {len(nodes)} nodes stopped reporting together: until that is clear nothing is bought"
-
-
-def _held(demands: Sequence[Demand], why: str) -> _Bought:
-    return _Bought(left={demand.uid: (why,) for demand in demands})
 
 
 def _ends_s(silent: Sequence[Node], policy: Policy) -> list[int]:
@@ -274,125 +265,11 @@ def _nominate(book: Book, coming: Sequence[Node], on_the_way: Packing) -> list[A
     ]
 
 
-# --- what is held back ---
-
-
-def _kept(cluster: Cluster, pool: Pool, supply: Supply | None, there: Sequence[Node]) -> dict[str, str]:
-    """Return the nodes that must stay although their pods alone would not keep them, with the reason."""
-    if supply is None or pool.deleting:
-        return {}
-    held = {machine.id for machine in cluster.machines.get(pool.name, ()) if machine.held}
-    sticky = {node.name for node in there if node.machine_id in held or (node.idle_since_s is None and node.pods)}
-    spare = needed(pool, there, sticky)
-    apart = split(there, spare) if supply.reclaims_idle else set()
-    return dict.fromkeys(spare, f"{pool.headroom_pct}% headroom needs it") | dict.fromkeys(
-        apart, "its pods would fit elsewhere in sums, and not card by card"
-    )
-
-
 def _ordered(book: Book, pool: Pool, coming: Sequence[Node]) -> list[Node]:
     """Return the nodes on their way, also those of calls whose outcome is not known yet."""
     known = {node.name for node in coming}
     blind = [r for r in book.requests if r.state is State.REQUESTED and r.name not in known and book.expected[r.name]]
     return [*coming, *(imagine(book.expected[request.name][0], name=request.name, pool=pool.name) for request in blind)]
-
-
-def _held_back(pool: Pool, book: Book, nodes: Sequence[Node]) -> list[Demand]:
-    """Return demand for missing headroom; none while a node is on its way of which nobody knows what it will be."""
-    on_the_way = (request for request in book.requests if request.state in {State.REQUESTED, State.LAUNCHED, State.REGISTERED})
-    unknown = any(not book.expected[request.name] for request in on_the_way)
-    return [] if unknown or pool.deleting or not pool.headroom_pct else standing(pool, nodes)
-
-
-def _without_headroom(pool: Pool, there: Sequence[Node], asked: Sequence[Demand], bought: _Bought) -> list[Problem]:
-    """Return the problem that headroom is missing and cannot be bought."""
-    left = [demand for demand in asked if demand.uid in bought.left]
-    if not left:
-        return []
-    why = "; ".join(bought.left[left[0].uid]) or "nothing is on offer"
-    want = f"{pool.headroom_pct}%, room for {len(left)} more pods like most of its pods: {why}"
-    return [Problem(where=f"gpupool {pool.name}", field="headroom", value=f"{free_pct(there):.0f}%", want=want)]
-
-
-# --- buying ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bought:
-    actions: tuple[Action, ...] = ()
-    left: Mapping[str, tuple[str, ...]]
-    """Reasons by demand uid."""
-    retry_s: int | None = None
-
-
-def _buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply | None, demands: Sequence[Demand]) -> _Bought:
-    """Shop for what is left, within the pool's limits."""
-    if supply is None:
-        return _Bought(left={demand.uid: (f"nothing can be bought: mode {pool.mode} cannot be used now",) for demand in demands})
-    if pool.deleting:
-        return _Bought(left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands})
-    if not supply.offers:
-        return _Bought(left={demand.uid: tuple(supply.withheld) for demand in demands})
-    room = within(cluster, pool, book)
-    if room.reason:
-        return _Bought(left={demand.uid: (room.reason,) for demand in demands})
-    shopping = shop(demands, stock.offers, pool=pool.name, nodes_max=room.nodes, gpus_max=room.gpus, micro_usd_max=room.micro_usd)
-    left = {item.demand.uid: item.reasons for item in shopping.left}
-    retries_s = []
-    if left and stock.out:
-        # What would be bought if nothing were set aside waits for that, and is told so.
-        asked = {demand.uid: demand for demand in cluster.demands if demand.uid in left}
-        without = shop(list(asked.values()), stock.all_offers, pool=pool.name)
-        for placed in (placed for purchase in without.purchases for placed in purchase.placed):
-            obstacles, retry_s = stock.obstacles(placed.demand)
-            left[placed.demand.uid] = (*obstacles, *left[placed.demand.uid])
-            retries_s.append(retry_s)
-    requests = _requests(cluster, pool, shopping.purchases)
-    launches = _launches(cluster, pool, shopping.purchases, requests)
-    return _Bought(actions=tuple(launches), left=left, retry_s=_earliest(retries_s))
-
-
-def _requests(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase]) -> list[NodeRequest]:
-    """Return one node request for each purchase, named after the pods it is bought for.
-
-    The name makes a second process that decides the same collide on creation instead of buying twice.
-    """
-    # A NodeClaim has the name of its request, also when that record was lost and another one stands for the claim.
-    taken = {name for request in cluster.requests for name in (request.name, request.machine_id)}
-    taken |= {machine.id for machine in cluster.machines.get(pool.name, ())}
-    requests = []
-    for purchase in purchases:
-        uids = tuple(sorted(placed.demand.uid for placed in purchase.placed))
-        base = f"{pool.name}-{digest(pool.name, *uids)}"
-        name = next(n for i in range(1, len(taken) + 2) if (n := base if i == 1 else f"{base}-{i}") not in taken)
-        taken.add(name)
-        requests.append(NodeRequest(name=name, pool=pool.name, mode=pool.mode, nominated=uids))
-    return requests
-
-
-def _launches(cluster: Cluster, pool: Pool, purchases: Sequence[Purchase], requests: Sequence[NodeRequest]) -> list[Launch]:
-    """Return one call for all purchases that accept the same offers, or some where one record could not hold it."""
-    groups: dict[tuple[str, ...], list[tuple[NodeRequest, Purchase]]] = {}
-    for purchase, request in zip(purchases, requests, strict=True):
-        groups.setdefault(tuple(offer.id for offer in purchase.alternatives), []).append((request, purchase))
-    lists = [sorted(members, key=lambda member: member[0].name) for members in groups.values()]
-    return [_launch(cluster, pool, some[at : at + CALL_MOST]) for some in lists for at in range(0, len(some), CALL_MOST)]
-
-
-def _launch(cluster: Cluster, pool: Pool, members: Sequence[tuple[NodeRequest, Purchase]]) -> Launch:
-    # Another batch where the same pods are bought for again: machines carry its name.
-    batch = f"{pool.name}-{digest(str(cluster.now_s), cluster.moment, *(request.name for request, _ in members))}"
-    offers = members[0][1].alternatives
-    dearer = next((offer for offer in offers if offer.instance_type != offers[0].instance_type), None)
-    best = f"next best {dearer.instance_type} at {usd(dearer.price_micro_usd)}" if dearer else "no other type that is wanted fits"
-    return Launch(
-        pool=pool.name,
-        batch=batch,
-        requests=tuple(replace(request, batch=batch) for request, _ in members),
-        pods=tuple(tuple(sorted(placed.demand.id for placed in purchase.placed)) for _, purchase in members),
-        offers=offers,
-        why=f"cheapest that fits; {best}",
-    )
 
 
 def _earliest(times_s: Iterable[int | None]) -> int | None:

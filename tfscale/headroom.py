@@ -7,13 +7,16 @@ Where somebody else removes nodes, the nodes that are needed whatever he does ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tfscale.model import CARD_MILLI, BoundPod, Demand, Mirror, Node
+from tfscale.errors import Problem
+from tfscale.lifecycle import State
+from tfscale.model import CARD_MILLI, BoundPod, Cluster, Demand, Mirror, Node
 from tfscale.pool import Pool
+from tfscale.records import Book
 from tfscale.slicing import pack
 
-__all__ = ["free_pct", "needed", "split", "standing"]
+__all__ = ["free_pct", "held_back", "kept_nodes", "needed", "split", "standing", "without_headroom"]
 
 LOWEST = -(2**31)
 """The priority of demand that no pod stands for."""
@@ -21,6 +24,41 @@ LOOKED_AT = 20
 """Of how many nodes it is looked at in one round whether their pods would fit elsewhere card by card: the emptiest ones."""
 MOST = 1_000
 """Pods that headroom is bought for in one round."""
+
+
+def kept_nodes(cluster: Cluster, pool: Pool, there: Sequence[Node], *, reclaimed: bool) -> dict[str, str]:
+    """Return the nodes that must stay although their pods alone would not keep them, with the reason.
+
+    `reclaimed` says that somebody else removes idle nodes.
+    """
+    if pool.deleting:
+        return {}
+    held = {machine.id for machine in cluster.machines.get(pool.name, ()) if machine.held}
+    sticky = {node.name for node in there if node.machine_id in held or (node.idle_since_s is None and node.pods)}
+    spare = needed(pool, there, sticky)
+    apart = split(there, spare) if reclaimed else set()
+    return dict.fromkeys(spare, f"{pool.headroom_pct}% headroom needs it") | dict.fromkeys(
+        apart, "its pods would fit elsewhere in sums, and not card by card"
+    )
+
+
+def held_back(pool: Pool, book: Book, nodes: Sequence[Node]) -> list[Demand]:
+    """Return demand for missing headroom; none while a node is on its way of which nobody knows what it will be."""
+    on_the_way = (request for request in book.requests if request.state in {State.REQUESTED, State.LAUNCHED, State.REGISTERED})
+    unknown = any(not book.expected[request.name] for request in on_the_way)
+    return [] if unknown or pool.deleting or not pool.headroom_pct else standing(pool, nodes)
+
+
+def without_headroom(
+    pool: Pool, there: Sequence[Node], asked: Sequence[Demand], refused: Mapping[str, Sequence[str]]
+) -> list[Problem]:
+    """Return the problem that headroom is missing and cannot be bought."""
+    left = [demand for demand in asked if demand.uid in refused]
+    if not left:
+        return []
+    why = "; ".join(refused[left[0].uid]) or "nothing is on offer"
+    want = f"{pool.headroom_pct}%, room for {len(left)} more pods like most of its pods: {why}"
+    return [Problem(where=f"gpupool {pool.name}", field="headroom", value=f"{free_pct(there):.0f}%", want=want)]
 
 
 def standing(pool: Pool, nodes: Sequence[Node]) -> list[Demand]:
