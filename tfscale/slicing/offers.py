@@ -17,6 +17,7 @@ from tfscale.model import Demand, Node, Offer
 from tfscale.slicing.budget import Budget
 from tfscale.slicing.capacity import Capacity, Ints
 from tfscale.slicing.choices import Choice, Groups, cheapest_first, choices_of, imagine
+from tfscale.slicing.columns import Column, Mix
 from tfscale.slicing.order import competing_order
 from tfscale.slicing.pack import Left, unpackable
 from tfscale.slicing.packer import Placed
@@ -74,16 +75,18 @@ def shop(
     [2, 1]
     """
     wanted, left = _single(*unpackable(sorted(demands, key=competing_order)))
-    shopper = _Shopper(wanted, offers, pool, Budget(nodes=nodes_max, gpus=gpus_max, micro_usd=micro_usd_max))
-    while (group := shopper.groups.first()) is not None:
-        found = shopper.best(group)
-        if found:
-            shopper.buy(*found)
-        else:
-            reasons = shopper.reasons(group)
-            refused = shopper.groups.take(group, int(shopper.groups.count[group]))
-            left += [Left(demand=demand, reasons=reasons) for demand in refused]
-    return Shopping(purchases=shopper.purchases(), left=tuple(sorted(left, key=lambda item: competing_order(item.demand))))
+    budget = (nodes_max, gpus_max, micro_usd_max)
+    first = _Shopper(wanted, offers, pool, budget)
+    refused = first.serve()
+    best, unserved = first, refused
+    if first.nodes > 1:
+        second = _Shopper(wanted, offers, pool, budget)
+        second.buy_whole(first.columns, below_micro_usd=first.cost()[1])
+        still = second.serve()
+        if second.cost() < first.cost() and {item.demand.uid for item in still} <= {item.demand.uid for item in refused}:
+            best, unserved = second, still
+    left = [*left, *unserved]
+    return Shopping(purchases=best.purchases(), left=tuple(sorted(left, key=lambda item: competing_order(item.demand))))
 
 
 def _single(good: Sequence[Demand], left: Sequence[Left]) -> tuple[list[Demand], list[Left]]:
@@ -110,13 +113,18 @@ class _Order:
 class _Shopper:
     """What waits, what can be bought for it, and what was bought so far."""
 
-    def __init__(self, demands: Sequence[Demand], offers: Sequence[Offer], pool: str, budget: Budget) -> None:
+    def __init__(
+        self, demands: Sequence[Demand], offers: Sequence[Offer], pool: str, limits: tuple[int | None, int | None, int | None]
+    ) -> None:
         self.groups = Groups(demands)
         self._bought: Counter[str] = Counter()
-        self._choices = choices_of((offer for offer in offers if offer.count_max != 0), self.groups, pool=pool)
+        self._every = choices_of((offer for offer in offers if offer.count_max != 0), self.groups, pool=pool)
+        self._choices = list(self._every)
+        self.columns: list[Column] = []
+        """The loads that were bought, each once or more."""
         self._offers = sorted(offers, key=cheapest_first)
         self._pool = pool
-        self._budget = budget
+        self._budget = Budget(nodes=limits[0], gpus=limits[1], micro_usd=limits[2])
         self._orders: list[_Order] = []
         self._worth_micro_usd = self._worth()
 
@@ -127,6 +135,18 @@ class _Shopper:
             if choice.price_micro_usd is not None:
                 worth = np.where(choice.hosts, np.minimum(worth, choice.worth_micro_usd()), worth)
         return np.where(worth < _NO_LIMIT, worth, 0)
+
+    def serve(self) -> list[Left]:
+        """Buy for one group after the other; return those for which nothing can be bought."""
+        left: list[Left] = []
+        while (group := self.groups.first()) is not None:
+            found = self.best(group)
+            if found:
+                self.buy(*found)
+            else:
+                reasons = self.reasons(group)
+                left += [Left(demand=one, reasons=reasons) for one in self.groups.take(group, int(self.groups.count[group]))]
+        return left
 
     def best(self, group: int) -> tuple[Choice, dict[int, int]] | None:
         """Return the node to buy next, which takes a demand of this group, and its load; None if there is none to buy."""
@@ -151,10 +171,28 @@ class _Shopper:
         price = choice.price_micro_usd or 0
         return price * _SCALE // max(worth, 1), price, choice.offers[0].id
 
-    def buy(self, choice: Choice, load: Mapping[int, int]) -> None:
-        """Buy the node, as often as its load waits and the limits allow."""
-        offer = choice.offers[0]
-        waiting = min(int(self.groups.count[group]) // number for group, number in load.items())
+    @property
+    def nodes(self) -> int:
+        """How many were bought."""
+        return len(self._orders)
+
+    def cost(self) -> tuple[int, int, int]:
+        """Return what tells the better of two purchases: nodes of unknown price, micro-USD per hour, nodes."""
+        prices = [order.offer.price_micro_usd for order in self._orders]
+        return prices.count(None), sum(price or 0 for price in prices), len(prices)
+
+    def buy_whole(self, start: Sequence[Column], *, below_micro_usd: int) -> None:
+        """Buy the whole nodes of a cheap mix, which starts from loads that are known to fit."""
+        for column, times in Mix(self.groups, self._every, start).whole(below_micro_usd):
+            choice = self._every[column.choice]
+            if column.offer in choice.offers:
+                self.buy(choice, column.load, column.offer, times)
+
+    def buy(self, choice: Choice, load: Mapping[int, int], wanted: Offer | None = None, most: int = _NO_LIMIT) -> None:
+        """Buy the node, as often as its load waits and the limits allow, at most so often."""
+        offer = wanted or choice.offers[0]
+        waiting = min(most, *(int(self.groups.count[group]) // number for group, number in load.items()))
+        self.columns.append(Column(choice=self._every.index(choice), offer=offer, load=load))
         times = self._budget.times(offer, waiting if offer.count_max is None else min(waiting, self._left_of(offer)))
         alike = [other for taking in self._choices if taking.takes(load) for other in taking.offers if other.count_max is None]
         others = sorted(
