@@ -7,7 +7,7 @@ TOOLS := tools/bin/.built
 # What was tested together; an installed set is kept until one of these files changes.
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-packing-speed bench-packing-batch bench-slices2d tools test-cluster soak-reflector format clean
+.PHONY: help demo demo-cluster test check fuzz fuzz-launch bench-packing bench-packing-speed bench-packing-batch bench-shopping bench-slices2d tools test-cluster soak-reflector format clean
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,9 @@ bench-packing: $(INSTALLED) ## Pack the public openb trace, 12 variants x 10 see
 
 bench-packing-batch: $(INSTALLED) ## Pack the same trace in batches of 500, beside one pod at a time.
 	OMP_NUM_THREADS=1 $(BIN)/python bench/packing_batch.py
+
+bench-shopping: $(INSTALLED) ## Buy the cheapest nodes for all pods of the openb trace, beside bounds and first fit; a minute.
+	OMP_NUM_THREADS=1 $(BIN)/python bench/shopping.py --placements $(or $(PLACEMENTS),/dev/null)
 
 bench-slices2d: $(INSTALLED) ## Pack slices of VRAM and compute with every policy; write bench/results/slices2d.md.
 	OMP_NUM_THREADS=1 $(BIN)/python bench/slices2d_table.py --write

@@ -14,7 +14,18 @@ from pathlib import Path
 
 from tfscale.errors import BadInputError, Problem
 
-__all__ = ["CARD_MILLI", "FIRST_SEED", "Pod", "Server", "Trace", "allocation_pct", "read_trace", "variant_of"]
+__all__ = [
+    "CARD_MILLI",
+    "FIRST_SEED",
+    "Pod",
+    "Server",
+    "Trace",
+    "allocation_pct",
+    "read_pods",
+    "read_servers",
+    "read_trace",
+    "variant_of",
+]
 
 CARD_MILLI = 1000
 FIRST_SEED = 42
@@ -76,8 +87,7 @@ def variant_of(pods: Path) -> str:
 
 def read_trace(nodes: Path, pods: Path, arrivals: Path, seed: int) -> Trace:
     """Read one run. Raises ``BadInputError`` for a file that is not there or not of this form, and for a seed without a line."""
-    servers = [_server(nodes, number, row) for number, row in _rows(nodes, _NODE_COLUMNS)]
-    wanted = [_pod(pods, number, row) for number, row in _rows(pods, _POD_COLUMNS)]
+    servers, wanted = read_servers(nodes), read_pods(pods)
     order, ranks = _line(arrivals, seed)
     servers.sort(key=lambda server: server.name)
     if sorted(ranks) != list(range(len(servers))):
@@ -86,6 +96,16 @@ def read_trace(nodes: Path, pods: Path, arrivals: Path, seed: int) -> Trace:
         raise _bad(arrivals, f"seed {seed}", f"{min(order)} to {max(order)}", f"rows 0 to {len(wanted) - 1} of {pods.name}")
     ranked = [server for _, server in sorted(zip(ranks, servers, strict=True), key=lambda pair: pair[0])]
     return Trace(variant_of(pods), tuple(ranked), tuple(wanted), tuple(order))
+
+
+def read_servers(nodes: Path) -> list[Server]:
+    """Read the servers of a file, in its order. Raises ``BadInputError``."""
+    return [_server(nodes, number, row) for number, row in _rows(nodes, _NODE_COLUMNS)]
+
+
+def read_pods(pods: Path) -> list[Pod]:
+    """Read the pods of a file, in its order. Raises ``BadInputError``."""
+    return [_pod(pods, number, row) for number, row in _rows(pods, _POD_COLUMNS)]
 
 
 def allocation_pct(trace: Trace, placed: Sequence[bool], at_pct: int) -> float | None:

@@ -30,10 +30,11 @@ _ORDERS = 100
 _PRIMES = (2, 3, 5)
 _AT_ONCE = 10
 """Orders that are tried of each offer in one round; the next round tries the next ones."""
-_MOST_ROUNDS = 120
+_MOST_ROUNDS = 80
 _MOST_WORK = 40_000_000
 """Groups, times nodes that are filled, in all: some seconds."""
-_MOST_STEPS = 300
+_MOST_STEPS = 40
+"""How often the rest is solved again. What is left then is bought for as if nothing had been bought."""
 _ROUNDING = 1e-6
 _LEAST_PART = 0.3
 _WORTHWHILE = 0.002
@@ -147,7 +148,7 @@ class Mix:
         """Look for better columns until there are none, or until enough was looked at; return what the mix of parts costs."""
         sheets = self._sheets.values()
         work = sum(sheet.size for sheet in sheets) * _AT_ONCE
-        turns = -(-max((len(sheet.orders) for sheet in sheets), default=1) // _AT_ONCE)
+        turns = -(-max((max(len(sheet.orders), 2 * sheet.size) for sheet in sheets), default=1) // _AT_ONCE)
         quiet, cost = 0, 0.0
         for number in range(max(min(_MOST_WORK // max(work, 1), _MOST_ROUNDS), 1)):
             solved = self._solved(count)
@@ -224,13 +225,14 @@ class _Sheet:
         self.choice = choice
         self.size = int(choice.hosts.sum())
         self._hosts = np.flatnonzero(choice.hosts)
-        self._count = groups.count
-        self._cpu, self._memory = groups.cpu_milli, groups.memory_mib
-        self._cards, self._vram, self._compute = groups.gpu_count, choice.vram_mib, choice.compute_milli
+        cards = groups.gpu_count
+        asked = (groups.cpu_milli, groups.memory_mib, choice.vram_mib * cards, choice.compute_milli * cards)
+        self._asks = list(
+            zip(*(part.tolist() for part in (*asked[:2], cards, choice.vram_mib, choice.compute_milli)), strict=True)
+        )
+        self._count = groups.count.tolist()
         self._card = (max((gpu.vram_mib for gpu in node.gpus), default=0), CARD_MILLI)
         whole = (node.cpu_milli, node.memory_mib, self._card[0] * len(node.gpus), CARD_MILLI * len(node.gpus))
-        cards = np.where(self._cards > 0, self._cards, 0)
-        asked = (self._cpu, self._memory, self._vram * cards, self._compute * cards)
         shares = [amount[self._hosts] / most for amount, most in zip(asked, whole, strict=True) if most]
         self._shares = np.array([share for share in shares if share.any()] or [np.ones(len(self._hosts))])
         self.orders = _weights(len(self._shares))
@@ -242,54 +244,46 @@ class _Sheet:
         some = asked > 0
         if not some.any():
             return best
+        groups = self._hosts[some]
         for at in range(number * _AT_ONCE, (number + 1) * _AT_ONCE):
             size = self.orders[at % len(self.orders)] @ self._shares[:, some]
             by_density = np.argsort(-asked[some] / (size + 1e-9), kind="stable")
-            load = self._filled(self._hosts[some][by_density].tolist())
+            first = [int(groups[at // 2 % len(groups)])] if at % 2 else []
+            load = self._filled(first, groups[by_density].tolist())
             value = sum(float(worth[group]) * much for group, much in load.items())
             if value > best[1]:
                 best = load, value
         return best
 
-    def _filled(self, order: Sequence[int]) -> dict[int, int]:
-        """Return what an empty node takes when these groups are offered one after the other, on its tightest cards."""
-        cpu, memory, pods = self.choice.node.cpu_milli, self.choice.node.memory_mib, self.choice.node.pods_max
-        cards = [self._card] * len(self.choice.node.gpus)
+    def _filled(self, first: Sequence[int], order: Sequence[int]) -> dict[int, int]:
+        """Return what an empty node takes, on its tightest cards: one of each `first`, then all of one group after the other."""
+        node = self.choice.node
+        cpu, memory, pods = node.cpu_milli, node.memory_mib, node.pods_max
+        cards = [self._card] * len(node.gpus)
         load: dict[int, int] = {}
-        for group in order:
-            times = min(pods, self._most(group, cpu, memory))
-            taken = 0
-            while taken < times and self._held(cards, group):
-                taken += 1
-            if taken:
-                load[group] = taken
-                cpu -= taken * int(self._cpu[group])
-                memory -= taken * int(self._memory[group])
-                pods -= taken
+        for at, group in enumerate(chain(first, order)):
+            cpu_milli, memory_mib, number, vram_mib, compute_milli = self._asks[group]
+            left = min(self._count[group] - load.get(group, 0), pods, 1 if at < len(first) else pods)
+            while left and cpu_milli <= cpu and memory_mib <= memory and self._held(cards, number, vram_mib, compute_milli):
+                cpu, memory, pods, left = cpu - cpu_milli, memory - memory_mib, pods - 1, left - 1
+                load[group] = load.get(group, 0) + 1
         return load
 
-    def _most(self, group: int, cpu_milli: int, memory_mib: int) -> int:
-        """Return how often a group is there, and fits beside the cards."""
-        most = int(self._count[group])
-        for free, asked in ((cpu_milli, int(self._cpu[group])), (memory_mib, int(self._memory[group]))):
-            most = min(most, free // asked) if asked else most
-        return most
-
-    def _held(self, cards: list[tuple[int, int]], group: int) -> bool:
+    def _held(self, cards: list[tuple[int, int]], number: int, vram_mib: int, compute_milli: int) -> bool:
         """Take a demand's part of the tightest cards that have it; return whether there were enough."""
-        number = int(self._cards[group])
         if not number:
             return True
-        vram, compute = int(self._vram[group]), int(self._compute[group])
+        vram_most = self._card[0] or 1
         fitting = [
-            (free[1] + free[0] * CARD_MILLI // max(self._card[0], 1), at)
-            for at, free in enumerate(cards)
-            if free[0] >= vram and free[1] >= compute
+            (compute + vram * CARD_MILLI // vram_most, at)
+            for at, (vram, compute) in enumerate(cards)
+            if vram >= vram_mib and compute >= compute_milli
         ]
         if len(fitting) < number:
             return False
         for _, at in sorted(fitting)[:number]:
-            cards[at] = (cards[at][0] - vram, cards[at][1] - compute)
+            vram, compute = cards[at]
+            cards[at] = (vram - vram_mib, compute - compute_milli)
         return True
 
 
