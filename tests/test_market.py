@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand
+from tests.facts import HALF, L4, NOW_S, POOL, T4, cluster, demand, node, plan_for
 from tfscale.failures import OTHERS_FIRST
 from tfscale.market import EVERYTHING, Supply, set_aside, usable
-from tfscale.model import Offer
+from tfscale.model import BoundPod, Offer, Request
+from tfscale.plan import Launch
 from tfscale.pool import SetAside
 from tfscale.slicing import shop
 
@@ -114,3 +115,40 @@ def test_no_more_is_bought_of_an_offer_than_there_is(counts: list[int], pods: in
     assert pods == bought.total()
     assert [] == [offer.id for offer in reserved if bought[offer.id] > (offer.count_max or 0)]
     assert [] == [one for one in shopping.purchases if any(other.count_max is not None for other in one.alternatives[1:])]
+
+
+def test_daemons_that_all_nodes_have_are_counted_for_a_type_of_which_there_is_none() -> None:
+    """A pod of all of a new type's CPU would find its node smaller than its offer; the daemons of the least laden node count."""
+    light, heavy = (
+        BoundPod(id=f"kube-system/{cpu_milli}", uid=str(cpu_milli), request=Request(cpu_milli=cpu_milli), daemon=True)
+        for cpu_milli in (200, 900)
+    )
+    nodes = (node("a", pods=(light,)), node("b", pods=(light, heavy)))
+    (offer,) = usable(cluster(nodes=nodes), POOL, Supply(offers=(L4,))).offers
+
+    assert (L4.cpu_milli - 200, L4.pods_max - 1) == (offer.cpu_milli, offer.pods_max)
+
+
+UNPRICED = replace(
+    T4, instance_type="p9.48xlarge", gpu_model="H100", gpu_count=8, vram_mib=81_920, mtflops=989_000, cpu_milli=192_000,
+    memory_mib=2_097_152, price_micro_usd=None,
+)  # fmt: skip
+
+
+@given(st.integers(1, 40), st.sampled_from([(T4,), (T4, L4), (L4, SPOT)]))
+def test_an_unpriced_node_of_eight_cards_is_never_bought_while_a_priced_one_fits(count: int, priced: tuple[Offer, ...]) -> None:
+    """A price of nothing is not nothing: it would have been the best bargain for any number of pods."""
+    demands = tuple(demand(f"pod-{number}") for number in range(count))
+    plan = plan_for(cluster(demands=demands), UNPRICED, *priced)
+    bought = {offer.instance_type for action in plan.actions if isinstance(action, Launch) for offer in action.offers[:1]}
+
+    assert bought <= {offer.instance_type for offer in priced}
+    assert () == plan.unmet
+
+
+def test_an_unpriced_node_is_bought_for_what_fits_nowhere_else() -> None:
+    """It is the last choice, and a choice."""
+    large = demand("large", replace(HALF, gpu_count=8))
+    plan = plan_for(cluster(demands=(large, demand("small"))), UNPRICED, T4)
+
+    assert {8, 1} >= {action.offers[0].gpu_count for action in plan.actions if isinstance(action, Launch)} >= {8}

@@ -92,7 +92,8 @@ def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
     """Return the offers that have not been set aside, with the capacity that living nodes of the same type really show."""
     out = tuple(sorted((e for e in pool.set_aside if e.until_s > cluster.now_s), key=lambda e: (e.offer, e.pod)))
     names = {entry.offer for entry in out if not entry.pod}
-    offers = tuple(_as_seen(offer, cluster.nodes) for offer in sorted(supply.offers, key=lambda offer: offer.id))
+    there = [node for node in cluster.nodes if node.pool == pool.name and node.ready]
+    offers = tuple(_as_seen(offer, cluster.nodes, there) for offer in sorted(supply.offers, key=lambda offer: offer.id))
     good = tuple(kept for offer in offers if (kept := _without(offer, names)))
     return Stock(offers=good, all_offers=offers, out=out)
 
@@ -163,22 +164,37 @@ def _less(limit: int | None, used: int) -> int | None:
     return None if limit is None else max(limit - used, 0)
 
 
-def _as_seen(offer: Offer, nodes: Sequence[Node]) -> Offer:
+def _as_seen(offer: Offer, nodes: Sequence[Node], pool_nodes: Sequence[Node]) -> Offer:
     """Return the offer with what its living nodes can allocate at most, less their daemons.
 
     A node allocates less than its machine has. Without this, a pod that fits the machine but not the node would be bought
-    one node after the other, none of which can take it.
+    one node after the other, none of which can take it. Of a type that has no node yet only the daemons are known, if the
+    pool has nodes: as many as are on the one with the fewest.
     """
-    alike = [n for n in nodes if n.ready and n.labels.get(INSTANCE_TYPE) == offer.instance_type]
+    alike = [node for node in nodes if node.ready and node.labels.get(INSTANCE_TYPE) == offer.instance_type]
     if not alike:
-        return offer
-    daemons = [[pod.request for pod in node.pods if pod.daemon] for node in alike]
-    pairs = list(zip(alike, daemons, strict=True))
+        return _less_daemons(offer, min((_daemons(node) for node in pool_nodes), default=(0, 0, 0)))
     return replace(
         offer,
-        cpu_milli=min(offer.cpu_milli, *(node.cpu_milli - sum(r.cpu_milli for r in taken) for node, taken in pairs)),
-        memory_mib=min(offer.memory_mib, *(node.memory_mib - sum(r.memory_mib for r in taken) for node, taken in pairs)),
-        pods_max=min(offer.pods_max, *(node.pods_max - len(taken) for node, taken in pairs)),
+        cpu_milli=min(offer.cpu_milli, *(node.cpu_milli - _daemons(node)[0] for node in alike)),
+        memory_mib=min(offer.memory_mib, *(node.memory_mib - _daemons(node)[1] for node in alike)),
+        pods_max=min(offer.pods_max, *(node.pods_max - _daemons(node)[2] for node in alike)),
+    )
+
+
+def _daemons(node: Node) -> tuple[int, int, int]:
+    """Return the millicores, the MiB and the number of a node's daemons."""
+    asked = [pod.request for pod in node.pods if pod.daemon]
+    return sum(request.cpu_milli for request in asked), sum(request.memory_mib for request in asked), len(asked)
+
+
+def _less_daemons(offer: Offer, daemons: tuple[int, int, int]) -> Offer:
+    cpu_milli, memory_mib, number = daemons
+    return replace(
+        offer,
+        cpu_milli=max(offer.cpu_milli - cpu_milli, 0),
+        memory_mib=max(offer.memory_mib - memory_mib, 0),
+        pods_max=max(offer.pods_max - number, 0),
     )
 
 
