@@ -28,7 +28,7 @@ POOL = Pool(
     mode="ec2",
     options={"region": "us-east-1"},
     wanted=OfferFilter(instance_types=("g6.xlarge",), gpu_models=("L4",), zones=("us-east-1a",), capacity_types=("spot",)),
-    limits=Limits(nodes=1, gpus=2, micro_usd=3),
+    limits=Limits(nodes=1, gpus=2, micro_usd=3, in_flight=4, launches_per_minute=5),
     set_aside=(SetAside(offer="o", pod="uid", until_s=1, reason="full"),),
 )
 REQUEST = NodeRequest(

@@ -11,8 +11,7 @@ from tests.facts import BATCH, NOW_S, POOL, T4, cluster, demand, kinds, machine,
 from tfscale.lifecycle import State
 from tfscale.model import Cluster, Request
 from tfscale.plan import Adopt, Launch, Recover, Replay, Terminate
-from tfscale.pool import Limits
-from tfscale.records import Policy
+from tfscale.pool import Limits, Policy
 
 
 def fleet(owned: int, joined: int, foreign: int) -> Cluster:

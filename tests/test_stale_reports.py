@@ -19,8 +19,8 @@ from tfscale.lifecycle import State
 from tfscale.model import BoundPod, Cluster, GpuSlice, Node
 from tfscale.modes.base import ModeContext
 from tfscale.plan import Launch, Plan, Terminate
+from tfscale.pool import Policy
 from tfscale.reconcile import ALONE, Leader, Reconciler, Report, run
-from tfscale.records import Policy
 from tfscale.testing import FakeKube
 
 SILENT_S = Policy().silent_s

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tfscale.market import Stock, Supply, within
+from tfscale.limits import Room
+from tfscale.market import Stock, Supply
 from tfscale.model import Cluster, Demand, NodeRequest
 from tfscale.orphans import digest
 from tfscale.plan import Action, Launch, usd
 from tfscale.pool import Pool
-from tfscale.records import Book
 from tfscale.slicing import Purchase, shop
 
 __all__ = ["Bought", "buy", "held"]
@@ -30,20 +30,27 @@ class Bought:
     """When the first offer that is set aside now may be tried again."""
 
 
-def buy(cluster: Cluster, pool: Pool, book: Book, stock: Stock, supply: Supply | None, demands: Sequence[Demand]) -> Bought:
-    """Shop for what is left, within the pool's limits."""
+def buy(cluster: Cluster, pool: Pool, room: Room, stock: Stock, supply: Supply | None, demands: Sequence[Demand]) -> Bought:
+    """Shop for what is left, within what the limits leave."""
     if supply is None:
         return Bought(left={demand.uid: (f"nothing can be bought: mode {pool.mode} cannot be used now",) for demand in demands})
     if pool.deleting:
         return Bought(left={demand.uid: (f"pool {pool.name} is being deleted",) for demand in demands})
     if not supply.offers:
         return Bought(left={demand.uid: tuple(supply.withheld) for demand in demands})
-    room = within(cluster, pool, book)
     if room.reason:
         return Bought(left={demand.uid: (room.reason,) for demand in demands})
-    shopping = shop(demands, stock.offers, pool=pool.name, nodes_max=room.nodes, gpus_max=room.gpus, micro_usd_max=room.micro_usd)
+    shopping = shop(
+        demands,
+        stock.offers,
+        pool=pool.name,
+        nodes_max=room.nodes,
+        gpus_max=room.gpus,
+        micro_usd_max=room.micro_usd,
+        called=room.called,
+    )
     left = {item.demand.uid: item.reasons for item in shopping.left}
-    retries_s = []
+    retries_s = [room.retry_s] if left else []
     if left and stock.out:
         # What would be bought if nothing were set aside waits for that, and is told so.
         asked = {demand.uid: demand for demand in cluster.demands if demand.uid in left}

@@ -134,9 +134,7 @@ def _world(
     settings: Settings, command: Reconcile, stop: Event
 ) -> Iterator[tuple[Reconciler, Clock, Callable[[int], str], Elector | None]]:
     """Yield what to reconcile, the clock that drives it, how to print a time of it, and who says whether to act."""
-    from tfscale.records import Policy  # noqa: PLC0415 - `--help` must not pay for the machinery
-
-    policy = Policy(machine_lag_s=settings.machine_lag)
+    policy = settings.policy()
     if command.local is not None:
         from tfscale import simulate  # noqa: PLC0415 - the simulation needs an extra that others need not install
 
@@ -174,13 +172,12 @@ def _elector(command: Reconcile) -> Elector | None:
 
 def _simulate(settings: Settings, command: Simulate) -> int:
     from tfscale import simulate  # noqa: PLC0415 - the simulation needs an extra that others need not install
-    from tfscale.records import Policy  # noqa: PLC0415 - `--help` must not pay for the machinery
     from tfscale.simulated import simulated  # noqa: PLC0415 - the same
 
     ways = simulate.Ways(
         cluster=settings.cluster_name,
         prefix=settings.annotation_prefix,
-        policy=Policy(machine_lag_s=settings.machine_lag),
+        policy=settings.policy(),
         keep_ended=False,
     )
     with simulate.open_scenario(command.file, ways, seed=command.seed) as world, _stop_requested() as stop:

@@ -135,6 +135,9 @@ _REASONS = {
     "spec": "BadSpec",
     "metadata": "BadName",
     "headroom": "HeadroomMissing",
+    "metadata.annotations": "BuyingStopped",
+    "--stop-buying": "BuyingStopped",
+    "nodes to give back": "TooManyIdle",
 }
 
 

@@ -20,6 +20,7 @@ from tfscale.draining import displaced, drains, filled, reserved, taken_back
 from tfscale.giving_back import free, idle, release
 from tfscale.headroom import held_back, kept_nodes, without_headroom
 from tfscale.lifecycle import State
+from tfscale.limits import Used, guarded, limited, planned, stopped, used, within, without_replays
 from tfscale.market import Supply, set_aside, usable
 from tfscale.mirror import advertised
 from tfscale.model import Cluster, Node
@@ -34,8 +35,8 @@ from tfscale.plan import (
     Terminate,
     Unmet,
 )
-from tfscale.pool import Pool, SetAside
-from tfscale.records import Book, Policy, keep_book
+from tfscale.pool import Policy, Pool, SetAside
+from tfscale.records import Book, keep_book
 from tfscale.slicing import Left, Packing, Placed, imagine, pack
 
 __all__ = ["Policy", "Supply", "decide"]
@@ -51,8 +52,19 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
 
     A pool without an entry (its mode gave no answer) still has its pods placed, but nothing is bought or given back.
     """
-    pools = sorted(cluster.pools, key=lambda pool: pool.name)
-    parts = [_decide_pool(cluster, pool, supplies.get(pool.name), policy or Policy()) for pool in pools]
+    policy = policy or Policy()
+    pools = {pool.name: pool for pool in sorted(cluster.pools, key=lambda pool: pool.name)}
+    shares = _shares(cluster, pools.values(), supplies, policy)
+    found: dict[str, Plan] = {}
+    # Whoever holds least is served first where all have one limit.
+    for name in sorted(pools, key=lambda name: (shares[name].nodes, name)):
+        beside = sum((share for other, share in shares.items() if other != name), Used())
+        beside += planned(chain.from_iterable(part.actions for part in found.values()), cluster.now_s)
+        found[name] = _decide_pool(cluster, pools[name], supplies.get(name), policy, beside)
+    return guarded(cluster, pools, _together([found[name] for name in pools]), policy)
+
+
+def _together(parts: Sequence[Plan]) -> Plan:
     return Plan(
         actions=tuple(chain.from_iterable(part.actions for part in parts)),
         unmet=tuple(sorted(chain.from_iterable(part.unmet for part in parts))),
@@ -63,23 +75,36 @@ def decide(cluster: Cluster, supplies: Mapping[str, Supply], policy: Policy | No
     )
 
 
-def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> Plan:
-    """Return what to do in one pool. An outdated node is replaced where each of its pods has another place, there or bought."""
-    for notice in replaceable(cluster, pool):
-        plan, stranded = _drafted(replace(cluster, notices=(*cluster.notices, notice)), pool, supply, policy)
-        if not stranded:
-            return plan
-    return _drafted(cluster, pool, supply, policy)[0]
+def _shares(cluster: Cluster, pools: Iterable[Pool], supplies: Mapping[str, Supply], policy: Policy) -> dict[str, Used]:
+    """Return what each pool holds, where that counts for the others."""
+    if not limited(policy.total):
+        return {pool.name: Used() for pool in pools}
+    return {pool.name: used(cluster, pool, _book(cluster, pool, supplies.get(pool.name), policy)) for pool in pools}
 
 
-def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> tuple[Plan, bool]:
-    """Return what to do in one pool, and whether a pod that has to leave its node has no other place."""
-    demands = [demand for demand in cluster.demands if demand.pool == pool.name]
+def _book(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy) -> Book:
     offers = {offer.id: offer for offer in supply.offers} if supply else None
     # What is launched into the cluster itself is listed at once.
-    book = keep_book(
-        cluster, pool, offers, replace(policy, machine_lag_s=0, orphan_s=0) if supply and supply.in_cluster else policy
-    )
+    quick = replace(policy, machine_lag_s=0, orphan_s=0) if supply and supply.in_cluster else policy
+    return keep_book(cluster, pool, offers, quick)
+
+
+def _decide_pool(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy, beside: Used) -> Plan:
+    """Return what to do in one pool, `beside` what others hold.
+
+    An outdated node is replaced where each of its pods has another place, there or bought.
+    """
+    for notice in replaceable(cluster, pool):
+        plan, stranded = _drafted(replace(cluster, notices=(*cluster.notices, notice)), pool, supply, policy, beside)
+        if not stranded:
+            return plan
+    return _drafted(cluster, pool, supply, policy, beside)[0]
+
+
+def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy, beside: Used) -> tuple[Plan, bool]:
+    """Return what to do in one pool, and whether a pod that has to leave its node has no other place."""
+    demands = [demand for demand in cluster.demands if demand.pool == pool.name]
+    book, halted = _book(cluster, pool, supply, policy), stopped(pool, policy)
 
     nodes, lost = _usable_nodes(cluster, pool, book), taken_back(cluster, book)
     bought_for = _nominations(book, {name: node.name for name, node in book.nodes.items()})
@@ -106,12 +131,15 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
     doubt = _doubt(nodes, silent)
     spare = held_back(pool, book, [*there, *filled(_ordered(book, pool, coming), on_the_way.placed), *silent])
     wanted = [*unserved, *spare]
-    bought = held(wanted, doubt) if doubt else buy(cluster, pool, book, stock, supply, wanted)
+    why_not = "buying is stopped" if halted else doubt
+    has = used(cluster, pool, book)
+    room = within(pool.limits, has, policy.total, has + beside)
+    bought = held(wanted, why_not) if why_not else buy(cluster, pool, room, stock, supply, wanted)
     awaited = chosen | kept.keys() | moves.nodes_awaited(cluster, bought_for)
     unused = idle(cluster, pool, supply, book, awaited)
     plan = Plan(
         actions=(
-            *book.actions,
+            *(without_replays(book.actions) if halted else book.actions),
             *advertised(cluster, pool),
             *(_assign(placed, pool) for placed in on_nodes.placed),
             *avoid.actions,
@@ -128,7 +156,7 @@ def _drafted(cluster: Cluster, pool: Pool, supply: Supply | None, policy: Policy
             if demand.uid in bought.left and demand.uid not in running
         ),
         waiting=tuple(left.demand.id for left in on_nodes.left if left.demand.uid not in bought.left),
-        problems=(*book.problems.values(), *book.doubts, *without_headroom(pool, there, spare, bought.left)),
+        problems=(*halted, *book.problems.values(), *book.doubts, *without_headroom(pool, there, spare, bought.left)),
         recheck_s=_earliest((book.recheck_s, unused.recheck_s, freed.recheck_s, *_ends_s(silent, policy))),
         retry_s=bought.retry_s,
     )

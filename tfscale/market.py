@@ -1,4 +1,4 @@
-"""What a pool may buy right now: offers with capacity, as the nodes that came of them really are, within the limits."""
+"""What a pool may buy right now: offers with capacity, as the nodes that came of them really are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from tfscale.failures import OTHERS_FIRST
 from tfscale.model import INSTANCE_TYPE, Cluster, Demand, Node, Offer
 from tfscale.plan import some
 from tfscale.pool import Pool, SetAside
-from tfscale.records import Book
 from tfscale.selectors import Operator, Requirement
 
-__all__ = ["EVERYTHING", "Room", "Stock", "Supply", "remembered", "set_aside", "usable", "within"]
+__all__ = ["EVERYTHING", "Stock", "Supply", "remembered", "set_aside", "usable"]
 
 PAID_FOR_S = 3_600
 """How long an offer is left out the first time when its node was no good."""
@@ -77,17 +76,6 @@ class Stock:
         return lines, min((entry.until_s for entry in entries), default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What the limits of a pool leave; None is no limit."""
-
-    nodes: int | None
-    gpus: int | None
-    micro_usd: int | None
-    reason: str
-    """Why nothing at all may be bought under these limits now, or empty."""
-
-
 def usable(cluster: Cluster, pool: Pool, supply: Supply) -> Stock:
     """Return the offers that have not been set aside, with the capacity that living nodes of the same type really show."""
     out = tuple(sorted((e for e in pool.set_aside if e.until_s > cluster.now_s), key=lambda e: (e.offer, e.pod)))
@@ -136,32 +124,6 @@ def _shortest_s(pool: Pool, offer: str, pod: str) -> int:
 
 def _forget_at_s(pool: Pool, entry: SetAside) -> int:
     return entry.until_s + (_shortest_s(pool, entry.offer, entry.pod) << MOST_DOUBLINGS)
-
-
-def within(cluster: Cluster, pool: Pool, book: Book) -> Room:
-    """Return what may still be bought: the limits less every node that exists or is on its way, terminating ones too.
-
-    While nobody has chosen among the offers of a call, the most that it may give counts. What a request whose offers are no
-    more will cost is not known: under a limit of GPUs or of money nothing is bought beside it.
-    """
-    requested = {node.name for node in book.nodes.values()}
-    others = [node for node in cluster.nodes if node.pool == pool.name and node.name not in requested]
-    unknown = [name for name, offers in book.expected.items() if not offers]
-    bought = [offers for offers in book.expected.values() if offers]
-    counted = pool.limits.gpus is not None or pool.limits.micro_usd is not None
-    return Room(
-        nodes=_less(pool.limits.nodes, len(book.expected) + len(others)),
-        gpus=_less(
-            pool.limits.gpus,
-            sum(max(offer.gpu_count for offer in offers) for offers in bought) + sum(len(node.gpus) for node in others),
-        ),
-        micro_usd=_less(pool.limits.micro_usd, sum(max(offer.price_micro_usd or 0 for offer in offers) for offers in bought)),
-        reason=f"limits cannot be kept while it is not known what {some(unknown)} costs" if counted and unknown else "",
-    )
-
-
-def _less(limit: int | None, used: int) -> int | None:
-    return None if limit is None else max(limit - used, 0)
 
 
 def _as_seen(offer: Offer, nodes: Sequence[Node], pool_nodes: Sequence[Node]) -> Offer:

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["RECOVER", "Limits", "OfferFilter", "Pool", "SetAside"]
+__all__ = ["RECOVER", "STOP_BUYING", "TERMINATE_ALL", "Limits", "OfferFilter", "Policy", "Pool", "SetAside"]
 
 RECOVER = "tfscale.io/recover-orphans"
 """The annotation of a pool by which somebody says that machines without a record are its own: ``true``."""
+STOP_BUYING = "tfscale.io/stop-buying"
+"""The annotation of a pool by which somebody stops all buying for it at once: ``true``, or why."""
+TERMINATE_ALL = "tfscale.io/terminate-all"
+"""The annotation of a pool by which somebody says that its idle nodes may go, however many there are: ``true``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +41,16 @@ class OfferFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much a pool may hold, in-flight nodes included; None is no limit."""
+    """How much a pool, or all pools together, may hold, in-flight nodes included; None is no limit."""
 
     nodes: int | None = None
     gpus: int | None = None
     micro_usd: int | None = None
     """Per hour. Nodes of unknown price cannot be bought under this limit."""
+    in_flight: int | None = None
+    """Nodes that were bought and are not ready yet."""
+    launches_per_minute: int | None = None
+    """Nodes that are bought within any minute, as far as there are records of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +82,37 @@ class Pool:
     deleting: bool = False
     guarded: bool = False
     """Carries our finalizer: it stays until all that was bought for it is given back."""
+    stop_buying: str = ""
+    """Why nothing may be bought, as somebody said; empty: it may."""
+    terminates_all: bool = False
+    """Somebody says that idle nodes may be given back, however many there are."""
     recovers_all: bool = False
     """Somebody looked and says that machines without a record are this cluster's, however many there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Rules that hold for every pool. Times are seconds."""
+
+    token_s: int = 23 * 3_600
+    """How long after its first call a batch may be sent again. EC2 remembers a client token for at least 24 h after the machine
+    has ended; later the same call could launch once more."""
+    orphan_s: int = 120
+    """How old a machine without a record must be to be taken for lost: longer than a listing lags and a call takes."""
+    machine_lag_s: int = 60
+    """How long a machine may be missing from a listing after its launch; EC2's DescribeInstances is eventually consistent."""
+    settle_s: int = 60
+    """How long a cluster must have been observed without a gap before a node that did not join counts as late: while the API
+    server is away no node can join."""
+    silent_s: int = 300
+    """How long a node that stopped reporting counts as a place to wait for. Kubernetes lets pods stay on it for as long."""
+    withdraw_s: int = 30
+    """How long a machine is waited for whose launch meets trouble. Karpenter buys for nobody while one of its claims is stuck."""
+    poll_s: int = 10
+    """How soon to look again after a machine that is shutting down."""
+    total: Limits = field(default_factory=Limits)
+    """How much all pools together may hold."""
+    stop_buying: str = ""
+    """Why nothing may be bought for any pool; empty: it may."""
+    terminate_share_pct: int = 50
+    """Of all nodes that were bought, how many per cent may be given back at once because they are idle."""

@@ -18,31 +18,9 @@ from tfscale.lifecycle import Event, State, after
 from tfscale.model import UNREGISTERED, Cluster, Disruption, Guest, LaunchBatch, Machine, Node, NodeRequest, Offer, Trouble
 from tfscale.orphans import doubtful, recovered, strays
 from tfscale.plan import Action, Admit, Adopt, Advance, Drop, Forget, Replay, Terminate, some
-from tfscale.pool import Pool
+from tfscale.pool import Policy, Pool
 
 __all__ = ["Book", "Policy", "keep_book"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """Rules that hold for every pool. Times are seconds."""
-
-    token_s: int = 23 * 3_600
-    """How long after its first call a batch may be sent again. EC2 remembers a client token for at least 24 h after the machine
-    has ended; later the same call could launch once more."""
-    orphan_s: int = 120
-    """How old a machine without a record must be to be taken for lost: longer than a listing lags and a call takes."""
-    machine_lag_s: int = 60
-    """How long a machine may be missing from a listing after its launch; EC2's DescribeInstances is eventually consistent."""
-    settle_s: int = 60
-    """How long a cluster must have been observed without a gap before a node that did not join counts as late: while the API
-    server is away no node can join."""
-    silent_s: int = 300
-    """How long a node that stopped reporting counts as a place to wait for. Kubernetes lets pods stay on it for as long."""
-    withdraw_s: int = 30
-    """How long a machine is waited for whose launch meets trouble. Karpenter buys for nobody while one of its claims is stuck."""
-    poll_s: int = 10
-    """How soon to look again after a machine that is shutting down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,9 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from tfscale.pool import Limits, Policy
 from tfscale.quantity import time_s
+from tfscale.spec import Usd
 
 __all__ = ["Doctor", "HelpText", "IamPolicy", "Manifests", "Plan", "Reconcile", "Settings", "Simulate"]
 
@@ -240,6 +242,19 @@ class Settings(BaseSettings):
     machine_lag: Annotated[
         int, Field(ge=0, le=3600, description="seconds that a new machine may be missing from the cloud's listing")
     ] = 60
+    limit_nodes: Annotated[int | None, Field(ge=0, description="most nodes of all pools together, with those on their way")] = (
+        None
+    )
+    limit_gpus: Annotated[int | None, Field(ge=0, description="most cards of them")] = None
+    limit_usd_per_hour: Annotated[
+        Usd | None, Field(description="most US dollars per hour for them; offers of unknown price cannot be bought under it")
+    ] = None
+    limit_in_flight: Annotated[int | None, Field(ge=0, description="most nodes that were bought and are not Ready yet")] = None
+    limit_launches_per_minute: Annotated[int | None, Field(ge=0, description="most nodes that are bought within a minute")] = None
+    stop_buying: Annotated[str, Field(description="why nothing is to be bought for any pool; empty: it is")] = ""
+    terminate_share: Annotated[
+        int, Field(ge=0, le=100, description="per cent of all nodes that may be given back at once because they are idle")
+    ] = 50
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="what goes to standard error")] = (
         "warning"
     )
@@ -252,6 +267,21 @@ class Settings(BaseSettings):
     doctor: CliSubCommand[Doctor]
     adopt: CliSubCommand[Adopt]
     hand_back: CliSubCommand[HandBack]
+
+    def policy(self) -> Policy:
+        """Return the rules that hold for every pool."""
+        return Policy(
+            machine_lag_s=self.machine_lag,
+            total=Limits(
+                nodes=self.limit_nodes,
+                gpus=self.limit_gpus,
+                micro_usd=self.limit_usd_per_hour,
+                in_flight=self.limit_in_flight,
+                launches_per_minute=self.limit_launches_per_minute,
+            ),
+            stop_buying=self.stop_buying,
+            terminate_share_pct=self.terminate_share,
+        )
 
 
 _SHORT = {"f": "file", "o": "output"}

@@ -11,7 +11,7 @@ from tests.cluster.conftest import eventually
 from tests.cluster.karpenter import KWOK_CLASS, ZONES, all_run, create_pods
 from tfscale.kube.client import KubeClient
 from tfscale.kube.port import NODE_CLAIMS, PODS, Kube
-from tfscale.records import Policy
+from tfscale.pool import Policy
 
 STUCK_S = Policy().withdraw_s + 20
 """The time until a stuck claim is withdrawn, the 10 s after which Karpenter looks again for a pod, and what rounds need."""

@@ -116,7 +116,7 @@ def test_a_request_that_was_just_created_is_requested(request: NodeRequest) -> N
         ({"mode": "ec2", "offers": {"zoness": []}}, "a key of spec.offers is 'zoness'; want zones?"),
         (
             {"mode": "ec2", "limits": {"q": 1}},
-            "a key of spec.limits is 'q'; want one of gpus, nodes, usdPerHour",
+            "a key of spec.limits is 'q'; want one of gpus, inFlight, launchesPerMinute, nodes, usdPerHour",
         ),
         ({"mode": "ec2", "idleAfter": 5}, "spec.idleAfter is '5'; want a duration in whole seconds, such as 90s, 5m or 1h30m"),
         ({"mode": "ec2", "registerWithin": "0s"}, "spec.registerWithin is '0s'; want greater than or equal to 1"),

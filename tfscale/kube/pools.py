@@ -19,7 +19,7 @@ from tfscale.kube.conditions import read_conditions, write_conditions
 from tfscale.kube.fields import Field as Place
 from tfscale.kube.fields import named, tried
 from tfscale.kube.port import GPU_POOLS, Json
-from tfscale.pool import RECOVER, Limits, OfferFilter, Pool, SetAside
+from tfscale.pool import RECOVER, STOP_BUYING, TERMINATE_ALL, Limits, OfferFilter, Pool, SetAside
 from tfscale.quantity import duration_text, time_text, usd_text
 from tfscale.spec import Duration, Spec, Usd, parse
 from tfscale.status import PoolStatus
@@ -54,6 +54,8 @@ class _Limits(Spec):
     nodes: Annotated[int, Field(ge=0)] | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     usd_per_hour: Usd | None = None
+    in_flight: Annotated[int, Field(ge=0)] | None = None
+    launches_per_minute: Annotated[int, Field(ge=0)] | None = None
 
 
 class _Headroom(Spec):
@@ -98,7 +100,13 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         mode=spec.mode,
         options=spec.options,
         wanted=_wanted(place, spec, gpus),
-        limits=Limits(nodes=spec.limits.nodes, gpus=spec.limits.gpus, micro_usd=spec.limits.usd_per_hour),
+        limits=Limits(
+            nodes=spec.limits.nodes,
+            gpus=spec.limits.gpus,
+            micro_usd=spec.limits.usd_per_hour,
+            in_flight=spec.limits.in_flight,
+            launches_per_minute=spec.limits.launches_per_minute,
+        ),
         headroom_pct=spec.headroom.percent,
         idle_after_s=spec.idle_after,
         launch_within_s=spec.launch_within,
@@ -109,8 +117,15 @@ def read_pool(obj: Json, *, gpus: GpuTable) -> Pool:
         default=spec.default,
         deleting=place.at("metadata", "deletionTimestamp").given,
         guarded=FINALIZER in place.at("metadata", "finalizers").texts(),
+        stop_buying=_stop(place.at("metadata", "annotations", STOP_BUYING).text()),
+        terminates_all=place.at("metadata", "annotations", TERMINATE_ALL).text() == "true",
         recovers_all=place.at("metadata", "annotations", RECOVER).text() == "true",
     )
+
+
+def _stop(text: str) -> str:
+    """Return why buying is stopped; empty where it is not. Whatever the annotation says but no, it was meant to stop it."""
+    return "" if text.strip().lower() in {"", "false", "no"} else text
 
 
 def _wanted(place: Place, spec: _GpuPool, gpus: GpuTable) -> OfferFilter:
@@ -186,6 +201,8 @@ def pool_object(pool: Pool) -> Json:
         "nodes": pool.limits.nodes,
         "gpus": pool.limits.gpus,
         "usdPerHour": None if pool.limits.micro_usd is None else usd_text(pool.limits.micro_usd),
+        "inFlight": pool.limits.in_flight,
+        "launchesPerMinute": pool.limits.launches_per_minute,
     }
     parts = {
         "options": dict(pool.options),

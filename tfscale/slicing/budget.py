@@ -8,10 +8,11 @@ __all__ = ["Budget"]
 
 
 class Budget:
-    """How many nodes and GPUs, and how much per hour, may still be bought; None is no limit."""
+    """How many nodes and GPUs, and how much per hour, may still be bought; None is no limit. `called` are their names."""
 
-    def __init__(self, *, nodes: int | None, gpus: int | None, micro_usd: int | None) -> None:
+    def __init__(self, nodes: int | None, gpus: int | None, micro_usd: int | None, called: tuple[str, str, str]) -> None:
         self._given = (nodes, gpus, micro_usd)
+        self._called = called
         self._nodes, self._gpus, self._micro_usd = self._given
 
     def times(self, offer: Offer, most: int) -> int:
@@ -31,12 +32,12 @@ class Budget:
         """Return which limit keeps a node of this offer from being bought."""
         nodes, gpus, micro_usd = self._given
         if self._nodes is not None and self._nodes < 1:
-            return f"limit reached: {nodes} more nodes allowed"
+            return f"limit reached: {nodes} more {self._called[0]} allowed"
         if self._gpus is not None and self._gpus < offer.gpu_count:
-            return f"limit reached: {gpus} more GPUs allowed"
+            return f"limit reached: {gpus} more {self._called[1]} allowed"
         if offer.price_micro_usd is None:
             return f"price of {offer.instance_type} is unknown and the pool limits USD per hour"
-        return f"limit reached: {(micro_usd or 0) / 1_000_000:.2f} more USD per hour allowed"
+        return f"limit reached: {(micro_usd or 0) / 1_000_000:.2f} more {self._called[2]} allowed"
 
     def can_replace(self, offer: Offer, other: Offer, share: int) -> bool:
         """Return whether `other` keeps the limits in place of a bought `offer`, if one node in `share` did the same."""

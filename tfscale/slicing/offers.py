@@ -58,12 +58,14 @@ def shop(
     nodes_max: int | None = None,
     gpus_max: int | None = None,
     micro_usd_max: int | None = None,
+    called: tuple[str, str, str] = ("nodes", "GPUs", "USD per hour"),
 ) -> Shopping:
     """Choose nodes for the demands, several types mixed, and say of every demand that gets none why.
 
-    The limits say what may be bought now; they hold whichever alternatives are launched in the end. An offer of unknown
-    price is taken only for a demand that no offer of known price can host, and never under a limit on money. Of an offer with
-    a ``count_max`` no more is bought, and it stands for no other. The order of the arguments makes no difference.
+    The limits say what may be bought now, and `called` names them in reasons; they hold whichever alternatives are launched in
+    the end. An offer of unknown price is taken only for a demand that no offer of known price can host, and never under a limit
+    on money. Of an offer with a ``count_max`` no more is bought, and it stands for no other. The order of the arguments makes
+    no difference.
 
     >>> from tfscale.model import Request
     >>> card = {"gpu_model": "T4", "gpu_count": 1, "vram_mib": 16_384, "mtflops": 65_000, "zone": "a"}
@@ -75,12 +77,12 @@ def shop(
     [2, 1]
     """
     wanted, left = _single(*unpackable(sorted(demands, key=competing_order)))
-    budget = (nodes_max, gpus_max, micro_usd_max)
-    first = _Shopper(wanted, offers, pool, budget)
+    limits = (nodes_max, gpus_max, micro_usd_max)
+    first = _Shopper(wanted, offers, pool, Budget(*limits, called))
     refused = first.serve()
     best, unserved = first, refused
     if first.nodes > 1:
-        second = _Shopper(wanted, offers, pool, budget)
+        second = _Shopper(wanted, offers, pool, Budget(*limits, called))
         second.buy_whole(first.columns, below_micro_usd=first.cost()[1])
         still = second.serve()
         if second.cost() < first.cost() and {item.demand.uid for item in still} <= {item.demand.uid for item in refused}:
@@ -113,9 +115,7 @@ class _Order:
 class _Shopper:
     """What waits, what can be bought for it, and what was bought so far."""
 
-    def __init__(
-        self, demands: Sequence[Demand], offers: Sequence[Offer], pool: str, limits: tuple[int | None, int | None, int | None]
-    ) -> None:
+    def __init__(self, demands: Sequence[Demand], offers: Sequence[Offer], pool: str, budget: Budget) -> None:
         self.groups = Groups(demands)
         self._bought: Counter[str] = Counter()
         self._every = choices_of((offer for offer in offers if offer.count_max != 0), self.groups, pool=pool)
@@ -124,7 +124,7 @@ class _Shopper:
         """The loads that were bought, each once or more."""
         self._offers = sorted(offers, key=cheapest_first)
         self._pool = pool
-        self._budget = Budget(nodes=limits[0], gpus=limits[1], micro_usd=limits[2])
+        self._budget = budget
         self._orders: list[_Order] = []
         self._worth_micro_usd = self._worth()
 
