@@ -164,7 +164,8 @@ def test_a_node_carries_the_labels_that_its_offer_told(karpenter: KubeClient) ->
     create_pods(karpenter, 1)
     reconciler.tick(int(time.time()))
     assert 1 == len(names(karpenter))
-    eventually(lambda: karpenter.list(NODES).items, "the node is there")
+    registered = "karpenter.sh/registered"  # Only then the node has all labels of its claim.
+    eventually(lambda: any(registered in one["metadata"]["labels"] for one in karpenter.list(NODES).items), "the node is there")
     (node,) = karpenter.list(NODES).items
     labels = node["metadata"]["labels"]
     offers = {offer.id: offer.labels for offer in mode_of(karpenter, CLASS_REF).offers()}

@@ -230,7 +230,7 @@ def test_kubectl_explain_has_a_sentence_for_every_field(installed: KubeClient, s
     limits = schemas["io.tfscale.v1alpha1.GPUPool"]["properties"]["spec"]["properties"]["limits"]
 
     assert limits["description"].startswith("How much the pool may hold, nodes on their way included.")
-    assert {"nodes", "gpus", "usdPerHour"} == limits["properties"].keys()
+    assert {"nodes", "gpus", "usdPerHour", "inFlight", "launchesPerMinute"} == limits["properties"].keys()
     assert all(one["description"] for one in limits["properties"].values())
 
 
